@@ -1,0 +1,30 @@
+# Everything a commit must pass.
+check: fmt lint test doc
+
+# Formatting.
+fmt:
+    cargo fmt --check
+
+# Lints; warnings are errors.
+lint:
+    cargo clippy --all-targets --locked -- -D warnings
+
+# The README's test command.
+test:
+    cargo test --locked
+
+# Documentation without warnings.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+
+# Licences, duplicate versions and sources of the dependencies (needs cargo-deny).
+deny:
+    cargo deny --locked check licenses bans sources
+
+# The golden cases of another folder in the format of tests/fixtures.
+goldens DIR:
+    GOLDENS_DIR={{DIR}} cargo test --locked --test golden -- --nocapture
+
+# Write openapi.yaml anew from the code.
+openapi:
+    EVOTOKEN_BLESS=1 cargo test --locked --test api description

@@ -1,0 +1,75 @@
+//! `GET /v1/models`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::App;
+use super::error::{ApiError, ReadRefusals};
+use crate::service::Service;
+
+/// The models that are served.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelList {
+    /// Always `list`.
+    pub object: &'static str,
+    /// The models.
+    pub data: Vec<Model>,
+}
+
+/// A model that is served.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Model {
+    /// What requests call it; may contain `/`.
+    pub id: String,
+    /// Always `model`.
+    pub object: &'static str,
+    /// When it was loaded, in Unix seconds.
+    #[schema(minimum = 0)]
+    pub created: u64,
+    /// Always `evotoken`.
+    pub owned_by: &'static str,
+}
+
+impl Model {
+    fn of(service: &Service) -> Self {
+        Self {
+            id: service.name().to_owned(),
+            object: "model",
+            created: service.created(),
+            owned_by: "evotoken",
+        }
+    }
+}
+
+/// List the models.
+#[utoipa::path(get, path = "/v1/models", tag = "OpenAI", operation_id = "listModels", security((), ("bearer" = [])),
+    responses((status = 200, description = "The models that are served.", body = ModelList), ReadRefusals))]
+pub async fn list(State(app): State<Arc<App>>) -> Result<Json<ModelList>, ApiError> {
+    Ok(Json(ModelList { object: "list", data: vec![Model::of(app.service()?)] }))
+}
+
+/// Describe one model.
+#[utoipa::path(get, path = "/v1/models/{model}", tag = "OpenAI", operation_id = "retrieveModel",
+    security((), ("bearer" = [])),
+    params(("model" = String, Path, description = "The model's id; a `/` in it may be written as it is.")),
+    responses((status = 200, description = "The model.", body = Model), ReadRefusals))]
+pub async fn describe(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Model>, ApiError> {
+    find(&app, id)
+}
+
+/// As [`describe`], for an id with slashes.
+pub async fn describe_path(
+    State(app): State<Arc<App>>,
+    Path((first, rest)): Path<(String, String)>,
+) -> Result<Json<Model>, ApiError> {
+    find(&app, format!("{first}/{rest}"))
+}
+
+fn find(app: &App, id: String) -> Result<Json<Model>, ApiError> {
+    let service = app.service()?;
+    if id == service.name() { Ok(Json(Model::of(service))) } else { Err(ApiError::UnknownModel(id)) }
+}

@@ -1,0 +1,155 @@
+//! What requests and replies of the API look like on the wire, where several endpoints share it.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::error::ApiError;
+use crate::decode::{Boundary, CacheMode, DecodeOptions, Method};
+use crate::engine::{FinishReason, Progress};
+
+/// Strings that end the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "expected a string or an array of strings")]
+pub enum Stop {
+    /// One string.
+    One(String),
+    /// Several strings.
+    Many(Vec<String>),
+}
+
+impl Stop {
+    /// The strings.
+    pub fn into_vec(self) -> Vec<String> {
+        match self {
+            Self::One(stop) => vec![stop],
+            Self::Many(stops) => stops,
+        }
+    }
+}
+
+/// What a stream carries beside text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
+pub struct StreamOptions {
+    /// Send a last chunk with `usage` and no choices.
+    #[schema(default = false)]
+    pub include_usage: Option<bool>,
+}
+
+/// How to denoise. What is left out comes from the server's settings, then the model's `generation_config.json`, then
+/// the defaults given here. Naming one of `steps`, `threshold` and `factor` drops the others' defaults.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"method": "evotoken", "steps": 8, "block_length": 4}))]
+pub struct DiffusionOptions {
+    /// `evotoken` (progressive token evolution) or `mask` (hard masks).
+    #[schema(value_type = Option<String>, pattern = "^(evotoken|mask)$", default = "evotoken")]
+    pub method: Option<Method>,
+    /// Denoising steps of the whole answer, at least the number of its blocks. Excludes `threshold` and `factor`.
+    #[schema(minimum = 1)]
+    pub steps: Option<i64>,
+    /// Each step decides all positions of at least this confidence. Excludes `steps` and `factor`.
+    #[schema(minimum = 0, maximum = 1, default = 0.9)]
+    pub threshold: Option<f64>,
+    /// Each step decides the largest n of positions with (n + 1)(1 - confidence of the n-th) below this. Excludes
+    /// `steps` and `threshold`.
+    #[schema(exclusive_minimum = 0)]
+    pub factor: Option<f64>,
+    /// Tokens per block; the last block may be shorter.
+    #[schema(minimum = 1, default = 32)]
+    pub block_length: Option<i64>,
+    /// Candidates that a soft token mixes; below the size of the vocabulary.
+    #[schema(minimum = 1, default = 3)]
+    pub k_soft: Option<i64>,
+    /// Weight of the mask embedding in a soft mask.
+    #[schema(minimum = 0, exclusive_maximum = 1, default = 0.7)]
+    pub alpha: Option<f64>,
+    /// K/V cache: `none`, `prefix` or `dual`.
+    #[schema(value_type = Option<String>, pattern = "^(none|prefix|dual)$", default = "dual")]
+    pub cache: Option<CacheMode>,
+    /// When a finished block becomes hard tokens: `hard` (before the next block) or `lagged` (after its first step).
+    #[schema(value_type = Option<String>, pattern = "^(hard|lagged)$", default = "hard")]
+    pub boundary: Option<Boundary>,
+}
+
+impl DiffusionOptions {
+    /// As a layer of decoding settings.
+    ///
+    /// # Errors
+    /// A count is negative.
+    pub fn into_options(self) -> Result<DecodeOptions, ApiError> {
+        Ok(DecodeOptions {
+            method: self.method,
+            steps: count("diffusion.steps", self.steps)?,
+            threshold: self.threshold,
+            factor: self.factor,
+            block_length: count("diffusion.block_length", self.block_length)?,
+            k_soft: count("diffusion.k_soft", self.k_soft)?,
+            alpha: self.alpha,
+            cache: self.cache,
+            boundary: self.boundary,
+        })
+    }
+}
+
+/// A count as a client gives it.
+///
+/// # Errors
+/// It is negative.
+pub fn count(param: &str, value: Option<i64>) -> Result<Option<usize>, ApiError> {
+    let whole = |value| usize::try_from(value).map_err(|_| ApiError::invalid(param, "must not be negative"));
+    value.map(whole).transpose()
+}
+
+/// Tokens in and out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Usage {
+    /// Tokens of all prompts, each counted once.
+    #[schema(minimum = 0)]
+    pub prompt_tokens: usize,
+    /// Visible tokens of all answers; an end-of-text token counts as one, what lies behind it does not count.
+    #[schema(minimum = 0)]
+    pub completion_tokens: usize,
+    /// Their sum.
+    #[schema(minimum = 0)]
+    pub total_tokens: usize,
+}
+
+impl Usage {
+    /// Prompt and completion tokens, and their sum.
+    pub fn new(prompt_tokens: usize, completion_tokens: usize) -> Self {
+        Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
+    }
+}
+
+/// What the answer cost to denoise.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct DiffusionReport {
+    /// Forward passes (number of function evaluations).
+    #[schema(minimum = 0)]
+    pub nfe: usize,
+    /// Finished blocks.
+    #[schema(minimum = 0)]
+    pub blocks: usize,
+    /// Visible tokens per forward pass.
+    #[schema(minimum = 0)]
+    pub tokens_per_forward: f64,
+    /// Soft tokens that changed before their block was done.
+    #[schema(minimum = 0)]
+    pub revisions: usize,
+}
+
+impl From<Progress> for DiffusionReport {
+    fn from(progress: Progress) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "counts of one answer")]
+        let tokens_per_forward = progress.tokens as f64 / progress.nfe.max(1) as f64;
+        Self { nfe: progress.nfe, blocks: progress.blocks, tokens_per_forward, revisions: progress.revisions }
+    }
+}
+
+/// OpenAI's word for why an answer ended.
+pub fn finish_reason(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+    }
+}

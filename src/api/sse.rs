@@ -1,0 +1,119 @@
+//! Answers as server-sent events.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
+use serde::Serialize;
+
+use super::completion::{Completion, CompletionChoice};
+use super::error::ApiError;
+use super::schema::{Usage, finish_reason};
+use crate::service::{Answers, Events, TextEvent};
+
+/// A comment this often keeps proxies from cutting a connection on which a block takes long.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Reply once the first answer runs, so that a refusal before is a real status. Dropping the reply cancels the answers.
+///
+/// # Errors
+/// The first answer could not even start.
+pub async fn stream(head: Completion, answers: Answers, include_usage: bool) -> Result<Response, ApiError> {
+    let prompt_tokens = answers.prompt_tokens;
+    let mut events = answers.into_events();
+    let mut ready = VecDeque::new();
+    match events.next().await {
+        Some((_, TextEvent::Failed(error))) => return Err(error.into()),
+        first => ready.extend(first),
+    }
+    let usage = Usage::new(prompt_tokens, 0);
+    let chunks =
+        Chunks { head, events, seen: ready, usage, include_usage, ready: VecDeque::new(), over: false };
+    let body = stream::unfold(chunks, |mut chunks| async move {
+        Some((Ok::<_, Infallible>(chunks.next().await?), chunks))
+    });
+    let mut response = Sse::new(body).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
+    // nginx would otherwise collect the blocks.
+    let unbuffered = (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response.headers_mut().extend([unbuffered]);
+    Ok(response)
+}
+
+struct Chunks {
+    head: Completion,
+    events: Events,
+    /// Events read before the reply began.
+    seen: VecDeque<(usize, TextEvent)>,
+    usage: Usage,
+    include_usage: bool,
+    ready: VecDeque<Event>,
+    over: bool,
+}
+
+impl Chunks {
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            if self.over {
+                return None;
+            }
+            let event = match self.seen.pop_front() {
+                None => self.events.next().await,
+                seen => seen,
+            };
+            match event {
+                Some((index, event)) => self.take(index, event),
+                None => self.end(),
+            }
+        }
+    }
+
+    fn take(&mut self, index: usize, event: TextEvent) {
+        match event {
+            TextEvent::Admitted => {}
+            TextEvent::Block(text) => self.push_choice(CompletionChoice::part(index, text)),
+            TextEvent::Finished { text, reason, progress } => {
+                self.usage =
+                    Usage::new(self.usage.prompt_tokens, self.usage.completion_tokens + progress.tokens);
+                self.push_choice(CompletionChoice {
+                    finish_reason: Some(finish_reason(reason)),
+                    diffusion: Some(progress.into()),
+                    ..CompletionChoice::part(index, text)
+                });
+            }
+            TextEvent::Failed(error) => {
+                let (_, body) = ApiError::from(error).reply();
+                self.push(&body);
+                // Nobody reads the other answers any more.
+                self.events.clear();
+                self.over = true;
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        if self.include_usage {
+            let last = Completion { usage: Some(Some(self.usage)), ..self.head.clone() };
+            self.push(&last);
+        }
+        self.ready.push_back(Event::default().data("[DONE]"));
+        self.over = true;
+    }
+
+    fn push_choice(&mut self, choice: CompletionChoice) {
+        let usage = self.include_usage.then_some(None);
+        let chunk = Completion { choices: vec![choice], usage, ..self.head.clone() };
+        self.push(&chunk);
+    }
+
+    fn push(&mut self, data: &impl Serialize) {
+        let event = Event::default().json_data(data).expect("replies are plain data with string keys");
+        self.ready.push_back(event);
+    }
+}

@@ -1,0 +1,130 @@
+//! From logits to candidates: mask excluded, soft-max statistics, top-k, and the (Gumbel) arg-max, in one pass per row.
+
+use rayon::prelude::*;
+
+use crate::engine::batch::Sampling;
+use crate::rng;
+
+/// What one row of logits says.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct RowCandidates {
+    /// Token to write and its probability at temperature 1.
+    pub guess: (u32, f32),
+    /// Best first; ties: lower id.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// How to look at a row: greedy, or with noise keyed by the position.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RowSampling {
+    /// The sequence's part of the key.
+    pub sampling: Sampling,
+    /// Canvas position of the row.
+    pub position: usize,
+}
+
+/// `logits` is `[rows, vocab]` row-major, one entry of `sampling` per row.
+pub(super) fn candidates(
+    logits: &[f32],
+    mask_id: u32,
+    top_k: usize,
+    sampling: &[Option<RowSampling>],
+) -> Result<Vec<RowCandidates>, String> {
+    let vocab = logits.len() / sampling.len();
+    logits
+        .par_chunks_exact(vocab)
+        .zip(sampling)
+        .map(|(row, sampling)| row_candidates(row, mask_id, top_k, *sampling))
+        .collect()
+}
+
+fn row_candidates(
+    row: &[f32],
+    mask_id: u32,
+    top_k: usize,
+    sampling: Option<RowSampling>,
+) -> Result<RowCandidates, String> {
+    let mut best: Vec<(u32, f32)> = Vec::with_capacity(top_k + 1);
+    for (id, logit) in (0u32..).zip(row).filter(|(id, _)| *id != mask_id) {
+        if logit.is_nan() {
+            return Err(format!("logit of token {id} is not a number"));
+        }
+        // Strictly greater: of equal logits the lower id stays ahead.
+        if best.len() < top_k || *logit > best[best.len() - 1].1 {
+            let place = best.partition_point(|(_, other)| *other >= *logit);
+            best.insert(place, (id, *logit));
+            best.truncate(top_k);
+        }
+    }
+    let max = best.first().map_or(0.0, |(_, logit)| *logit);
+    let others = (0u32..).zip(row).filter(|(id, _)| *id != mask_id);
+    let sum: f64 = others.map(|(_, logit)| f64::from((logit - max).exp())).sum();
+    #[expect(clippy::cast_possible_truncation, reason = "a probability needs no f64")]
+    let probability = |logit: f32| (f64::from(logit - max).exp() / sum) as f32;
+    let guess = match sampling {
+        None => best[0].0,
+        Some(sampling) => noisy_arg_max(row, mask_id, sampling),
+    };
+    let top = best.into_iter().map(|(id, logit)| (id, probability(logit))).collect();
+    Ok(RowCandidates { guess: (guess, probability(row[guess as usize])), top })
+}
+
+/// arg-max of logits + temperature * Gumbel noise: a draw from softmax(logits / temperature).
+fn noisy_arg_max(row: &[f32], mask_id: u32, RowSampling { sampling, position }: RowSampling) -> u32 {
+    let key =
+        rng::key(&[sampling.seed, u64::from(sampling.choice), u64::from(sampling.step), position as u64]);
+    let scores = (0u32..).zip(row).filter(|(id, _)| *id != mask_id).map(|(id, logit)| {
+        let gumbel = -(-rng::uniform(key, u64::from(id)).ln()).ln();
+        (id, f64::from(*logit) + f64::from(sampling.temperature) * gumbel)
+    });
+    let best = scores.fold((0, f64::NEG_INFINITY), |best, next| if next.1 > best.1 { next } else { best });
+    best.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn greedy(row: &[f32], mask_id: u32, k: usize) -> RowCandidates {
+        candidates(row, mask_id, k, &[None]).unwrap().remove(0)
+    }
+
+    #[test]
+    fn the_mask_token_has_no_share_of_the_probability() {
+        let row = greedy(&[0.0, 100.0, 0.0], 1, 2);
+        assert_eq!(row.top, [(0, 0.5), (2, 0.5)]);
+        assert_eq!(row.guess, (0, 0.5));
+    }
+
+    #[test]
+    fn equal_logits_pick_the_lower_id() {
+        let row = greedy(&[1.0, 2.0, 2.0, 2.0, 0.0], 4, 2);
+        assert_eq!(row.top.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn a_logit_that_is_no_number_is_named() {
+        let error = candidates(&[0.0, f32::NAN, 1.0], 2, 1, &[None]).unwrap_err();
+        assert!(error.contains("token 1"), "{error}");
+    }
+
+    #[test]
+    fn noise_draws_from_the_softened_distribution() {
+        let row = [0.0f32, 1.0, 5.0, 2.0];
+        let temperature = 0.7f32;
+        let draws = 20_000;
+        let mut counts = [0usize; 4];
+        for step in 0..draws {
+            let sampling = Sampling { temperature, seed: 7, choice: 0, step };
+            let got = candidates(&row, 2, 1, &[Some(RowSampling { sampling, position: 3 })]).unwrap();
+            counts[got[0].guess.0 as usize] += 1;
+        }
+        let weight = |l: f32| f64::from(l / temperature).exp();
+        let total = weight(0.0) + weight(1.0) + weight(2.0);
+        for (id, logit) in [(0, 0.0), (1, 1.0), (3, 2.0)] {
+            let (seen, expected) = (counts[id] as f64 / f64::from(draws), weight(logit) / total);
+            assert!((seen - expected).abs() < 0.015, "token {id}: {seen} against {expected}");
+        }
+        assert_eq!(counts[2], 0, "the mask token was drawn");
+    }
+}

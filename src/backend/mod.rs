@@ -1,0 +1,196 @@
+//! The engine's [`Backend`] over candle: one forward pass over the packed rows, then candidates of the needed rows.
+
+mod candidates;
+pub mod device;
+
+use std::path::Path;
+
+use candle_core::{Result, Storage, Tensor};
+
+use crate::engine::batch::{Backend, BackendError, Segment, SlotId, StepBatch, StepOutput};
+use crate::model::kv::Slots;
+use crate::model::loader::Weights;
+use crate::model::lora::Adapter;
+use crate::model::{ModelConfig, ModelError, ModelSource, Transformer};
+use candidates::RowSampling;
+use device::DeviceChoice;
+
+/// Most bytes of logits at once: the head runs over chunks of rows, so `[rows, vocabulary]` never exists as a whole.
+const LOGITS_BYTES: usize = 32 << 20;
+
+/// A model on a device, with the K/V slots of its sequences.
+#[derive(Debug)]
+pub struct CandleBackend {
+    model: Transformer,
+    slots: Slots,
+}
+
+impl CandleBackend {
+    /// Load a model, with a PEFT adapter folder merged into its weights if one is given.
+    ///
+    /// # Errors
+    /// Names the file or tensor that is missing or unusable.
+    pub fn load(
+        source: &ModelSource,
+        adapter: Option<&Path>,
+        device: DeviceChoice,
+    ) -> std::result::Result<Self, ModelError> {
+        let device = device.open()?;
+        let config = ModelConfig::from_json(&source.require("config.json")?)?;
+        let adapter = adapter.map(|folder| Adapter::load(folder, &device)).transpose()?;
+        let weights = Weights::open(source, adapter, &device)?;
+        Ok(Self { model: Transformer::load(config, weights, &device)?, slots: Slots::default() })
+    }
+
+    /// Sizes and constants of the model.
+    pub fn config(&self) -> &ModelConfig {
+        self.model.config()
+    }
+
+    /// How often a weight matrix was applied so far.
+    pub fn linear_calls(&self) -> u64 {
+        self.model.linear_calls()
+    }
+
+    /// One step that returns all logits `[targets, vocabulary]` of each segment instead of candidates: for scoring a
+    /// given text and for comparing with a reference.
+    ///
+    /// # Errors
+    /// As [`Backend::step`].
+    pub fn logits(&mut self, batch: &StepBatch) -> std::result::Result<Vec<Vec<Vec<f32>>>, BackendError> {
+        let all = |this: &mut Self| -> Result<_> {
+            let hidden = this.needed_rows(batch)?;
+            let mut row = 0;
+            let mut of_segments = Vec::new();
+            for segment in &batch.segments {
+                let rows = segment.targets.len();
+                of_segments.push(match rows {
+                    0 => Vec::new(),
+                    _ => this.model.logits(&hidden.narrow(0, row, rows)?)?.to_vec2::<f32>()?,
+                });
+                row += rows;
+            }
+            Ok(of_segments)
+        };
+        all(self).map_err(forward_error)
+    }
+
+    /// Run the layers; returns the final hidden rows from which the logits of the targets are read, `[needed, D]`.
+    fn needed_rows(&mut self, batch: &StepBatch) -> Result<Tensor> {
+        let hidden = self.model.forward(batch, &self.slots)?;
+        if self.model.config().shifted() {
+            return self.shifted_rows(batch, &hidden);
+        }
+        let mut parts = Vec::new();
+        let mut first_row = 0;
+        for segment in &batch.segments {
+            let Segment { window, targets, .. } = segment;
+            if !targets.is_empty() {
+                parts.push(hidden.narrow(0, first_row + targets.start - window.start, targets.len())?);
+            }
+            first_row += window.len();
+        }
+        Tensor::cat(&parts, 0)
+    }
+
+    /// As the head's output at position j predicts position j + 1, targets `[lo, stop)` are read from the rows
+    /// `[lo - 1, stop - 1)`. Row lo - 1 is kept in the slot when it comes by (in the block's first step).
+    fn shifted_rows(&mut self, batch: &StepBatch, hidden: &Tensor) -> Result<Tensor> {
+        let mut parts = Vec::new();
+        let mut first_row = 0;
+        for segment in &batch.segments {
+            let Segment { slot, window, targets, .. } = segment;
+            let rows = first_row..first_row + window.len();
+            first_row = rows.end;
+            if targets.is_empty() {
+                continue;
+            }
+            if let Some(row) = row_of(batch, *slot, targets.start.saturating_sub(1)) {
+                self.slots.get_mut(*slot)?.left = Some(hidden.narrow(0, row, 1)?.copy()?);
+            }
+            let left = self.slots.get(*slot)?.left.clone();
+            parts.push(
+                left.ok_or_else(|| candle_core::Error::msg("the row left of the block was never computed"))?,
+            );
+            if targets.len() > 1 {
+                parts.push(hidden.narrow(0, rows.start + targets.start - window.start, targets.len() - 1)?);
+            }
+        }
+        Tensor::cat(&parts, 0)
+    }
+
+    fn run(&mut self, batch: &StepBatch) -> Result<StepOutput> {
+        let hidden = self.needed_rows(batch)?;
+        let (mask_id, top_k) = (self.config().mask_id, batch.top_k.clamp(1, self.config().vocab - 1));
+        let sampling: Vec<Option<RowSampling>> = batch.segments.iter().flat_map(row_sampling).collect();
+        let mut output = StepOutput { top_k, ..StepOutput::default() };
+        let head_rows = (LOGITS_BYTES / (self.config().vocab * size_of::<f32>())).max(1);
+        for (chunk, sampling) in sampling.chunks(head_rows).enumerate() {
+            let logits = self.model.logits(&hidden.narrow(0, chunk * head_rows, sampling.len())?)?;
+            let rows = with_f32(&logits, |logits| candidates::candidates(logits, mask_id, top_k, sampling))?;
+            for row in rows.map_err(candle_core::Error::msg)? {
+                output.guesses.push(row.guess);
+                output.candidates.extend(row.top);
+            }
+        }
+        Ok(output)
+    }
+}
+
+impl Backend for CandleBackend {
+    fn bytes_per_position(&self) -> usize {
+        Slots::bytes_per_position(self.config())
+    }
+
+    fn open_slot(&mut self, slot: SlotId, canvas: usize) -> std::result::Result<(), BackendError> {
+        let bytes = self.bytes_per_position() * canvas;
+        let Self { model, slots } = self;
+        slots
+            .open(slot, model.config(), canvas, model.device())
+            .map_err(|_| BackendError::OutOfMemory { bytes })
+    }
+
+    fn close_slot(&mut self, slot: SlotId) {
+        self.slots.close(slot);
+    }
+
+    fn step(&mut self, batch: &StepBatch) -> std::result::Result<StepOutput, BackendError> {
+        self.run(batch).map_err(forward_error)
+    }
+}
+
+/// The packed row of canvas position `position` of `slot`, if it is in this batch.
+fn row_of(batch: &StepBatch, slot: SlotId, position: usize) -> Option<usize> {
+    let mut first_row = 0;
+    for segment in &batch.segments {
+        if segment.slot == slot && segment.window.contains(&position) {
+            return Some(first_row + position - segment.window.start);
+        }
+        first_row += segment.window.len();
+    }
+    None
+}
+
+fn row_sampling(segment: &Segment) -> impl Iterator<Item = Option<RowSampling>> + '_ {
+    segment
+        .targets
+        .clone()
+        .map(|position| segment.sampling.map(|sampling| RowSampling { sampling, position }))
+}
+
+/// The f32 values of a contiguous tensor, without a copy where they are in host memory.
+fn with_f32<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => {
+            let start = layout.start_offset();
+            Ok(read(&storage.as_slice::<f32>()?[start..start + layout.shape().elem_count()]))
+        }
+        _ => Ok(read(&tensor.flatten_all()?.to_vec1::<f32>()?)),
+    }
+}
+
+fn forward_error(error: candle_core::Error) -> BackendError {
+    BackendError::Forward(error.to_string())
+}

@@ -1,0 +1,231 @@
+//! Settings: built-in defaults, then a TOML file, then the environment, then flags. The only module that reads them.
+
+mod sections;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::Parser;
+use config::{Config, Environment, File, FileFormat};
+use serde::{Deserialize, Serialize};
+
+pub use sections::{
+    ApiKeys, EngineSettings, LimitSettings, LogFormat, LogSettings, ModelSettings, ServerSettings,
+};
+
+use crate::backend::device::DeviceChoice;
+use crate::decode::DecodeOptions;
+
+/// What the environment's keys begin with: `EVOTOKEN__SECTION__KEY`.
+const PREFIX: &str = "EVOTOKEN";
+
+/// OpenAI-compatible inference server for masked diffusion language models.
+#[derive(Debug, Clone, Default, PartialEq, Parser)]
+#[command(version)]
+pub struct Flags {
+    /// Settings file (TOML); config/server.toml shows every key
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address to listen on
+    #[arg(long)]
+    pub host: Option<IpAddr>,
+    /// Port to listen on
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// Model folder in Hugging Face's layout instead of the model in this program
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// PEFT LoRA folder, merged into the model's weights
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Where the model runs
+    #[arg(long)]
+    pub device: Option<DeviceChoice>,
+    /// Print the settings in force and exit
+    #[arg(long)]
+    pub check_config: bool,
+}
+
+/// All settings, one struct per concern.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The HTTP side.
+    pub server: ServerSettings,
+    /// Which model.
+    pub model: ModelSettings,
+    /// How much runs at once.
+    pub engine: EngineSettings,
+    /// What a request may ask for.
+    pub limits: LimitSettings,
+    /// Decoding when a request is silent; goes before the model's own recommendation.
+    pub decode: DecodeOptions,
+    /// Logs.
+    pub log: LogSettings,
+}
+
+/// Keep candle's element-wise operations on the thread that asks for them, unless `CANDLE_NUM_THREADS` is set. candle's
+/// own pool splits each of them over all cores and spins in between: half of a trainer's processor time, and twice the
+/// time of an answer where another process wants a core. Matrix products have another pool. candle has no other way to
+/// be told than its environment variable.
+///
+/// # Safety
+/// No other thread may have been started yet.
+pub unsafe fn keep_candle_on_its_thread() {
+    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
+        // SAFETY: the caller promises that nobody reads the environment at the same time.
+        unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
+    }
+}
+
+/// Settings that cannot be used; `place` is a file, the environment, or the settings as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {message}")]
+pub struct SettingsError {
+    place: String,
+    message: String,
+}
+
+impl SettingsError {
+    fn new(place: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { place: place.into(), message: message.into() }
+    }
+}
+
+impl Settings {
+    /// The settings in force: flags over this process's environment over the settings file over the defaults.
+    ///
+    /// # Errors
+    /// Names the place (file, environment) and the key.
+    pub fn load(flags: &Flags) -> Result<Self, SettingsError> {
+        let text = match &flags.config {
+            Some(path) => {
+                let place = path.display().to_string();
+                let text =
+                    std::fs::read_to_string(path).map_err(|e| SettingsError::new(&place, e.to_string()))?;
+                Some((place, text))
+            }
+            None => None,
+        };
+        Self::from_layers(text, std::env::vars().collect(), flags)
+    }
+
+    /// As [`Self::load`], from a file's (place, text) and given environment variables.
+    ///
+    /// # Errors
+    /// Names the place (file, environment) and the key.
+    pub fn from_layers(
+        file: Option<(String, String)>,
+        environment: HashMap<String, String>,
+        flags: &Flags,
+    ) -> Result<Self, SettingsError> {
+        let defaults = Config::try_from(&Self::default());
+        let defaults = defaults.map_err(|e| SettingsError::new("defaults", e.to_string()))?;
+        let mut builder = Config::builder().add_source(defaults);
+        let mut settings = Self::default();
+        if let Some((place, text)) = file {
+            builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
+            settings = read(&builder, &place)?;
+        }
+        let mine: HashMap<_, _> =
+            environment.into_iter().filter(|(key, _)| key.starts_with(&format!("{PREFIX}__"))).collect();
+        if !mine.is_empty() {
+            let source = Environment::with_prefix(PREFIX)
+                .prefix_separator("__")
+                .separator("__")
+                .try_parsing(true)
+                .list_separator(",")
+                .with_list_parse_key("server.api_keys")
+                .with_list_parse_key("server.cors_origins")
+                .source(Some(mine));
+            settings = read(&builder.add_source(source), &format!("environment ({PREFIX}__SECTION__KEY)"))?;
+        }
+        settings.apply(flags);
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn apply(&mut self, flags: &Flags) {
+        self.server.host = flags.host.unwrap_or(self.server.host);
+        self.server.port = flags.port.unwrap_or(self.server.port);
+        self.model.device = flags.device.unwrap_or(self.model.device);
+        if let Some(model) = &flags.model {
+            // The file's adapter and name belong to the file's model.
+            self.model.path = Some(model.clone());
+            self.model.adapter = None;
+            self.model.served_name = None;
+        }
+        if let Some(adapter) = &flags.adapter {
+            self.model.adapter = Some(adapter.clone());
+        }
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
+        let positive = [
+            ("server.max_body_bytes", self.server.max_body_bytes),
+            ("engine.queue", self.engine.queue),
+            ("engine.slots", self.engine.slots),
+            ("engine.kv_bytes", self.engine.kv_bytes),
+            ("engine.rows_per_tick", self.engine.rows_per_tick),
+            ("engine.event_buffer", self.engine.event_buffer),
+            ("limits.max_prompt_tokens", self.limits.max_prompt_tokens),
+            ("limits.max_new_tokens", self.limits.max_new_tokens),
+            ("limits.max_choices", self.limits.max_choices),
+        ];
+        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(SettingsError::new("settings", format!("{key} must be at least 1")));
+        }
+        let seconds = [
+            ("server.body_timeout_s", self.server.body_timeout_s),
+            ("server.request_timeout_s", self.server.request_timeout_s),
+            ("server.drain_timeout_s", self.server.drain_timeout_s),
+        ];
+        if let Some((key, _)) = seconds.iter().find(|(_, value)| !(1..=86_400).contains(value)) {
+            return Err(SettingsError::new("settings", format!("{key} must be between 1 and 86400")));
+        }
+        if self.server.api_keys.iter().any(str::is_empty) {
+            return Err(SettingsError::new("settings", "server.api_keys must not hold an empty key"));
+        }
+        let unusable = |origin: &&String| origin.is_empty() || !origin.bytes().all(|b| b.is_ascii_graphic());
+        if let Some(origin) = self.server.cors_origins.iter().find(unusable) {
+            return Err(SettingsError::new(
+                "settings",
+                format!("server.cors_origins: {origin:?} is no origin"),
+            ));
+        }
+        if self.limits.max_choices > self.engine.queue {
+            let message =
+                "limits.max_choices must not be above engine.queue: such a request could never be queued";
+            return Err(SettingsError::new("settings", message));
+        }
+        self.decode.check().map_err(|e| SettingsError::new("settings", format!("decode.{} {e}", e.field)))
+    }
+
+    /// The settings as a TOML file, keys hidden, what is not set as a comment.
+    pub fn render(&self) -> String {
+        let mut shown = self.clone();
+        shown.server.api_keys = self.server.api_keys.hidden();
+        let value = serde_json::to_value(shown).expect("settings are plain data with string keys");
+        let mut text = String::new();
+        for (section, keys) in value.as_object().into_iter().flatten() {
+            text.push_str(&format!("[{section}]\n"));
+            for (key, value) in keys.as_object().into_iter().flatten() {
+                // A JSON scalar or list of strings is also TOML.
+                let line =
+                    if value.is_null() { format!("# {key} =\n") } else { format!("{key} = {value}\n") };
+                text.push_str(&line);
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn read(
+    builder: &config::ConfigBuilder<config::builder::DefaultState>,
+    place: &str,
+) -> Result<Settings, SettingsError> {
+    let layered = builder.build_cloned().map_err(|e| SettingsError::new(place, e.to_string()))?;
+    serde_path_to_error::deserialize(layered).map_err(|e| SettingsError::new(place, e.to_string()))
+}

@@ -1,0 +1,186 @@
+//! The sections of the settings, each with its defaults.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::device::DeviceChoice;
+use crate::engine::EngineLimits;
+
+/// `[server]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerSettings {
+    /// Address to listen on.
+    pub host: IpAddr,
+    /// Port to listen on; 0 takes a free one.
+    pub port: u16,
+    /// Keys of which a client must send one; empty: none is asked for.
+    pub api_keys: ApiKeys,
+    /// Web origins that may call from a browser (`*`: all); empty: no CORS headers.
+    pub cors_origins: Vec<String>,
+    /// Largest request body, in bytes.
+    pub max_body_bytes: usize,
+    /// Time for a request body to arrive, in seconds.
+    pub body_timeout_s: u64,
+    /// Time from a request's arrival to the end of its answer, in seconds.
+    pub request_timeout_s: u64,
+    /// Time that running answers get at shutdown, in seconds.
+    pub drain_timeout_s: u64,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            host: IpAddr::from([127, 0, 0, 1]),
+            port: 8000,
+            api_keys: ApiKeys::default(),
+            cors_origins: Vec::new(),
+            max_body_bytes: 4 << 20,
+            body_timeout_s: 30,
+            request_timeout_s: 600,
+            drain_timeout_s: 30,
+        }
+    }
+}
+
+impl ServerSettings {
+    /// Time for a request body to arrive.
+    pub fn body_timeout(&self) -> Duration {
+        Duration::from_secs(self.body_timeout_s)
+    }
+
+    /// Time from a request's arrival to the end of its answer.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(self.request_timeout_s)
+    }
+
+    /// Time that running answers get at shutdown.
+    pub fn drain_timeout(&self) -> Duration {
+        Duration::from_secs(self.drain_timeout_s)
+    }
+}
+
+/// API keys; they show up in no log and no debug output.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ApiKeys(Vec<String>);
+
+impl ApiKeys {
+    /// These keys.
+    pub fn new(keys: Vec<String>) -> Self {
+        Self(keys)
+    }
+
+    /// Whether no key is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The keys in clear.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
+    /// As many keys, all unreadable.
+    pub(super) fn hidden(&self) -> Self {
+        Self(vec!["(hidden)".to_owned(); self.0.len()])
+    }
+}
+
+impl std::fmt::Debug for ApiKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} hidden keys", self.0.len())
+    }
+}
+
+/// `[model]`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSettings {
+    /// Folder in Hugging Face's layout; `None`: the model compiled into the program.
+    pub path: Option<PathBuf>,
+    /// PEFT LoRA folder, merged into the weights.
+    pub adapter: Option<PathBuf>,
+    /// What clients call the model; `None`: its folder's name.
+    pub served_name: Option<String>,
+    /// Where it runs.
+    pub device: DeviceChoice,
+}
+
+/// `[engine]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineSettings {
+    /// Most sequences waiting for a slot.
+    pub queue: usize,
+    /// Most sequences running.
+    pub slots: usize,
+    /// Most bytes of K/V memory in use.
+    pub kv_bytes: usize,
+    /// Packed rows a tick aims at.
+    pub rows_per_tick: usize,
+    /// Events a reader may lag behind before its sequence is cancelled.
+    pub event_buffer: usize,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        Self { queue: 256, slots: 64, kv_bytes: 4 << 30, rows_per_tick: 1024, event_buffer: 64 }
+    }
+}
+
+impl From<&EngineSettings> for EngineLimits {
+    fn from(settings: &EngineSettings) -> Self {
+        let EngineSettings { queue, slots, kv_bytes, rows_per_tick, event_buffer } = *settings;
+        Self { queue, slots, kv_bytes, rows_per_tick, event_buffer }
+    }
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitSettings {
+    /// Largest prompt, in tokens.
+    pub max_prompt_tokens: usize,
+    /// Largest answer, in tokens.
+    pub max_new_tokens: usize,
+    /// Most stop strings of a request.
+    pub max_stop_strings: usize,
+    /// Most choices of a request: prompts times `n`.
+    pub max_choices: usize,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self { max_prompt_tokens: 16_384, max_new_tokens: 8_192, max_stop_strings: 4, max_choices: 64 }
+    }
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSettings {
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,evotoken=debug`.
+    pub level: String,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".to_owned() }
+    }
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,229 @@
+//! Decoding: which positions a step feeds in, and what its result changes. Pure: no tensors, no clock, no randomness.
+//!
+//! [`State`] is one sequence's canvas. [`State::plan`] says what the next step feeds in and needs back,
+//! [`State::advance`] applies what came back.
+
+mod evolve;
+pub mod options;
+mod unmask;
+
+use std::ops::Range;
+
+pub use evolve::Phase;
+pub use options::{Boundary, CacheMode, DecodeOptions, DecodeParams, Method, OptionError, Unmask};
+
+use crate::engine::batch::RowsView;
+use evolve::Canvas;
+
+/// Which earlier positions a position sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attention {
+    /// The whole canvas.
+    Full,
+    /// Its own block and all before it; the prompt is one block. The K/V cache is exact then (D2F).
+    BlockCausal,
+}
+
+/// One window of a step: fed-in positions, and how many slot positions they attend to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// Canvas positions.
+    pub positions: Range<usize>,
+    /// Attended: slot positions `[0, visible)`.
+    pub visible: usize,
+    /// Positions whose logits are needed; empty or within `positions`.
+    pub targets: Range<usize>,
+}
+
+/// What the next step feeds in and needs back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepPlan {
+    /// One window, or two (a block-causal model appends the finished block before it starts the next).
+    pub windows: Vec<Window>,
+    /// Whether the step recomputes the cache (first step of a block, or no cache).
+    pub refresh: bool,
+}
+
+/// What a step changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepReport {
+    /// Positions that got their token in this step.
+    pub decided: usize,
+    /// Soft positions whose token changed.
+    pub revised: usize,
+    /// Positions of the block that have no token yet.
+    pub undecided: usize,
+    /// The block's positions, if this step finished it; their tokens can no longer change.
+    pub finished: Option<Range<usize>>,
+}
+
+/// The canvas of one sequence on its way from masks to tokens.
+#[derive(Debug, Clone)]
+pub struct State {
+    params: DecodeParams,
+    attention: Attention,
+    prompt_len: usize,
+    canvas: Canvas,
+    block: usize,
+    block_step: usize,
+}
+
+impl StepPlan {
+    /// Rows the step feeds in.
+    pub fn rows(&self) -> usize {
+        self.windows.iter().map(|w| w.positions.len()).sum()
+    }
+
+    /// Rows the step needs logits of.
+    pub fn needed(&self) -> usize {
+        self.windows.iter().map(|w| w.targets.len()).sum()
+    }
+}
+
+impl State {
+    /// A prompt (at least one token) and room for `room` (at least 1) answer tokens.
+    pub fn new(
+        prompt: &[u32],
+        room: usize,
+        params: DecodeParams,
+        attention: Attention,
+        mask_id: u32,
+    ) -> Self {
+        let canvas = Canvas::new(prompt, room, mask_id, params.k_soft, params.alpha);
+        Self { params, attention, prompt_len: prompt.len(), canvas, block: 0, block_step: 0 }
+    }
+
+    /// Number of blocks of the answer.
+    pub fn blocks(&self) -> usize {
+        (self.canvas.len() - self.prompt_len).div_ceil(self.params.block_length)
+    }
+
+    /// Whether every block is done; no further step may be planned.
+    pub fn done(&self) -> bool {
+        self.block == self.blocks()
+    }
+
+    /// Positions of block `block`; the last one may be shorter than the others.
+    fn block_range(&self, block: usize) -> Range<usize> {
+        let start = self.prompt_len + block * self.params.block_length;
+        start..(start + self.params.block_length).min(self.canvas.len())
+    }
+
+    /// Positions of the current block.
+    pub fn block(&self) -> Range<usize> {
+        self.block_range(self.block)
+    }
+
+    /// The state of a position.
+    pub fn phase(&self, position: usize) -> Phase {
+        self.canvas.phases[position]
+    }
+
+    /// The current tokens of all positions: the mask while undecided, provisional until a position's block is done.
+    pub fn tokens(&self) -> &[u32] {
+        &self.canvas.tokens
+    }
+
+    /// What a position feeds in: (token id, weight) pairs that sum to 1.
+    pub fn pairs(&self, position: usize) -> impl Iterator<Item = (u32, f32)> + '_ {
+        self.canvas.pairs(position)
+    }
+
+    /// Candidates that [`Self::advance`] needs per row.
+    pub fn top_k(&self) -> usize {
+        match self.params.method {
+            Method::Mask => 1,
+            Method::Evotoken => self.params.k_soft,
+        }
+    }
+
+    /// The next step. Must not be called when [`Self::done`].
+    pub fn plan(&self) -> StepPlan {
+        let (Range { start: lo, end: hi }, end) = (self.block(), self.canvas.len());
+        let first = self.block_step == 0;
+        if self.attention == Attention::BlockCausal {
+            let block = Window { positions: lo..hi, visible: hi, targets: lo..hi };
+            if !first {
+                return StepPlan { windows: vec![block], refresh: false };
+            }
+            // The previous segment (prompt or finished block) is now hard: its K/V become final in this step.
+            let from = if self.block == 0 { 0 } else { self.block_range(self.block - 1).start };
+            let previous = Window { positions: from..lo, visible: lo, targets: lo..lo };
+            return StepPlan { windows: vec![previous, block], refresh: true };
+        }
+        let positions = match self.params.cache {
+            _ if first => 0..end,
+            CacheMode::None => 0..end,
+            CacheMode::Prefix => lo..end,
+            CacheMode::Dual => lo..hi,
+        };
+        let targets = match self.params.method {
+            Method::Mask => lo..hi,
+            // Later blocks evolve too: their soft masks are inputs of the next step.
+            Method::Evotoken => lo..positions.end,
+        };
+        let refresh = first || self.params.cache == CacheMode::None;
+        StepPlan { windows: vec![Window { positions, visible: end, targets }], refresh }
+    }
+
+    /// Apply a step's result; `rows` are those of the plan's targets, with at least [`Self::top_k`] candidates.
+    pub fn advance(&mut self, rows: RowsView<'_>) -> StepReport {
+        let block = self.block();
+        let (lo, hi) = (block.start, block.end);
+        let undecided: Vec<usize> = block.clone().filter(|p| self.canvas.undecided(*p)).collect();
+        let confidences: Vec<f32> = undecided.iter().map(|p| rows.guesses[p - lo].1).collect();
+        let place = unmask::Place {
+            blocks: self.blocks(),
+            block: self.block,
+            positions: hi - lo,
+            step: self.block_step,
+        };
+        let selected = unmask::select(&confidences, self.params.unmask, place);
+        let phase = match self.params.method {
+            Method::Mask => Phase::Decoded,
+            Method::Evotoken => Phase::Soft,
+        };
+        for chosen in &selected {
+            let position = undecided[*chosen];
+            self.canvas.decide(position, rows.guesses[position - lo], phase);
+        }
+        let revised = match self.params.method {
+            Method::Mask => 0,
+            Method::Evotoken => self.evolve(rows),
+        };
+        let left = undecided.len() - selected.len();
+        self.block_step += 1;
+        if left == 0 {
+            self.enter_next_block();
+        }
+        let finished = (left == 0).then_some(block);
+        StepReport { decided: selected.len(), revised, undecided: left, finished }
+    }
+
+    /// Replace soft tokens by more confident guesses and renew the mixtures of every row. Returns the tokens changed.
+    fn evolve(&mut self, rows: RowsView<'_>) -> usize {
+        let Range { start: lo, end: hi } = self.block();
+        let mut revised = 0;
+        for (row, guess) in rows.guesses.iter().enumerate() {
+            let position = lo + row;
+            self.canvas.remix(position, rows.candidates(row));
+            let soft = position < hi && self.canvas.phases[position] == Phase::Soft;
+            if soft && guess.1 > self.canvas.confidences[position] {
+                revised += usize::from(guess.0 != self.canvas.tokens[position]);
+                self.canvas.decide(position, *guess, Phase::Soft);
+            }
+        }
+        // With a lagged boundary the previous block was soft until this step.
+        self.canvas.harden(lo);
+        revised
+    }
+
+    fn enter_next_block(&mut self) {
+        self.block += 1;
+        self.block_step = 0;
+        let hard = self.params.boundary == Boundary::Hard || self.attention == Attention::BlockCausal;
+        if hard {
+            self.canvas.harden(self.block_range(self.block).start.min(self.canvas.len()));
+        }
+    }
+}

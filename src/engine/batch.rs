@@ -1,0 +1,169 @@
+//! The seam between scheduling and tensors: what one tick asks of a model, and what comes back. Host data only.
+
+use std::ops::Range;
+
+use crate::decode::{State, StepPlan, Window};
+
+/// A piece of K/V memory, held by one sequence. The generation keeps a late result from reaching the next owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SlotId {
+    /// Which slot.
+    pub index: u32,
+    /// How many owners it had before this one.
+    pub generation: u32,
+}
+
+/// Randomness of one step of one sequence; the same numbers give the same choice in any batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// Above 0: guesses are drawn by Gumbel noise of this scale instead of taken as arg-max.
+    pub temperature: f32,
+    /// The request's seed.
+    pub seed: u64,
+    /// Which of the request's choices.
+    pub choice: u32,
+    /// The sequence's step, from 0.
+    pub step: u32,
+}
+
+/// One window of one sequence: its fresh K/V are written into the slot at `window`, then its rows attend to the slot
+/// positions `[0, visible)`. There is no attention mask.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Segment {
+    /// Where K/V are written and read.
+    pub slot: SlotId,
+    /// Canvas positions fed in, one packed row each.
+    pub window: Range<usize>,
+    /// Slot positions the rows attend to.
+    pub visible: usize,
+    /// Canvas positions whose logits are needed (*target* positions: a model with shifted logits reads them one row to
+    /// the left). Empty, or within the window.
+    pub targets: Range<usize>,
+    /// `None`: greedy.
+    pub sampling: Option<Sampling>,
+}
+
+/// The packed rows of one tick: windows of all scheduled sequences, one after the other.
+#[derive(Debug, Clone, Default)]
+pub struct StepBatch {
+    /// In row order.
+    pub segments: Vec<Segment>,
+    /// What the rows feed in, all rows' (token id, weight) pairs; the weights of a row sum to 1.
+    pub pairs: Vec<(u32, f32)>,
+    /// Row r mixes `pairs[row_ends[r - 1]..row_ends[r]]` (from 0 for the first row).
+    pub row_ends: Vec<usize>,
+    /// Candidates wanted per needed row, at least 1.
+    pub top_k: usize,
+}
+
+impl StepBatch {
+    /// Number of packed rows.
+    pub fn rows(&self) -> usize {
+        self.row_ends.len()
+    }
+
+    /// Append one row.
+    pub fn push_row(&mut self, pairs: impl IntoIterator<Item = (u32, f32)>) {
+        self.pairs.extend(pairs);
+        self.row_ends.push(self.pairs.len());
+    }
+
+    /// Append the step that `plan` describes: its windows, fed from `state`.
+    pub fn push_step(&mut self, state: &State, plan: &StepPlan, slot: SlotId, sampling: Option<Sampling>) {
+        for window in &plan.windows {
+            let Window { positions, visible, targets } = window.clone();
+            for position in positions.clone() {
+                self.push_row(state.pairs(position));
+            }
+            self.segments.push(Segment { slot, window: positions, visible, targets, sampling });
+        }
+        self.top_k = self.top_k.max(state.top_k());
+    }
+
+    /// The (token id, weight) pairs of row `row`.
+    pub fn row(&self, row: usize) -> &[(u32, f32)] {
+        let start = if row == 0 { 0 } else { self.row_ends[row - 1] };
+        &self.pairs[start..self.row_ends[row]]
+    }
+
+    /// Number of rows whose logits are needed.
+    pub fn needed(&self) -> usize {
+        self.segments.iter().map(|s| s.targets.len()).sum()
+    }
+}
+
+/// What the model thinks of each needed row, in segment order, then target order. The mask token is excluded before
+/// the soft-max.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StepOutput {
+    /// Candidates per row: [`StepBatch::top_k`].
+    pub top_k: usize,
+    /// `[rows]`: the token to write, and its probability at temperature 1.
+    pub guesses: Vec<(u32, f32)>,
+    /// `[rows * top_k]`: the most probable tokens, best first (ties: lower id), and their probabilities.
+    pub candidates: Vec<(u32, f32)>,
+}
+
+impl StepOutput {
+    /// The rows `[start, start + len)` of the output.
+    pub fn rows(&self, start: usize, len: usize) -> RowsView<'_> {
+        RowsView {
+            top_k: self.top_k,
+            guesses: &self.guesses[start..start + len],
+            candidates: &self.candidates[start * self.top_k..(start + len) * self.top_k],
+        }
+    }
+}
+
+/// One segment's part of a [`StepOutput`].
+#[derive(Debug, Clone, Copy)]
+pub struct RowsView<'a> {
+    /// Candidates per row.
+    pub top_k: usize,
+    /// `[rows]`: token to write and its probability.
+    pub guesses: &'a [(u32, f32)],
+    /// `[rows * top_k]`: best first.
+    pub candidates: &'a [(u32, f32)],
+}
+
+impl RowsView<'_> {
+    /// The candidates of one row, best first.
+    pub fn candidates(&self, row: usize) -> &[(u32, f32)] {
+        &self.candidates[row * self.top_k..(row + 1) * self.top_k]
+    }
+}
+
+/// Why a backend could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// Memory for a slot could not be had.
+    #[error("no memory for a K/V slot of {bytes} bytes")]
+    OutOfMemory {
+        /// What was asked for.
+        bytes: usize,
+    },
+    /// A forward pass failed; its sequences are lost, the backend is not.
+    #[error("forward pass failed: {0}")]
+    Forward(String),
+}
+
+/// What the engine needs of a model: slots of K/V memory, and steps.
+pub trait Backend {
+    /// K/V bytes of one canvas position; a slot needs that times its canvas.
+    fn bytes_per_position(&self) -> usize;
+
+    /// Reserve a slot's memory.
+    ///
+    /// # Errors
+    /// [`BackendError::OutOfMemory`]; nothing is held then.
+    fn open_slot(&mut self, slot: SlotId, canvas: usize) -> Result<(), BackendError>;
+
+    /// Give a slot's memory back. Unknown slots are ignored.
+    fn close_slot(&mut self, slot: SlotId);
+
+    /// One forward pass over the packed rows.
+    ///
+    /// # Errors
+    /// [`BackendError::Forward`]; the content of the slots in `batch` is undefined then.
+    fn step(&mut self, batch: &StepBatch) -> Result<StepOutput, BackendError>;
+}

@@ -1,0 +1,64 @@
+//! What a running sequence tells its reader.
+
+/// Why a sequence ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// An end-of-text token (or, in the text layer, a stop string).
+    Stop,
+    /// The answer is as long as was asked for.
+    Length,
+}
+
+/// Why a sequence ended badly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SequenceError {
+    /// The forward pass failed or panicked.
+    #[error("the model failed on this request")]
+    Backend,
+    /// No memory for the K/V slot.
+    #[error("no memory for this request at the moment")]
+    OutOfMemory,
+    /// The request's deadline passed.
+    #[error("the request took longer than allowed")]
+    Timeout,
+    /// The server stops.
+    #[error("the server is shutting down")]
+    Stopping,
+}
+
+/// Counts of a sequence so far. They come with every event, so that usage is right whenever the reader stops.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Forward passes (NFE).
+    pub nfe: usize,
+    /// Finished blocks.
+    pub blocks: usize,
+    /// Visible answer tokens of the finished blocks; end-of-text counts as one, what follows it does not count.
+    pub tokens: usize,
+    /// Soft positions whose token changed.
+    pub revisions: usize,
+}
+
+/// One message from the engine to the reader of a sequence. `Admitted` comes first, exactly one of `Finished` and
+/// `Failed` last.
+#[derive(Debug, Clone, PartialEq)]
+pub enum BlockEvent {
+    /// The sequence has its slot: from here on it runs.
+    Admitted,
+    /// A block is done; its tokens can no longer change.
+    Block {
+        /// Token ids, without end-of-text and what follows it.
+        ids: Vec<u32>,
+        /// Counts including this block.
+        progress: Progress,
+    },
+    /// The answer is complete.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// Final counts.
+        progress: Progress,
+    },
+    /// The answer will not be completed.
+    Failed(SequenceError),
+}

@@ -1,0 +1,291 @@
+//! The engine thread. It owns the backend, the slots and the sequences: no locks, and it sleeps when there is nothing
+//! to do.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::batch::{Backend, StepBatch, StepOutput};
+use super::event::{BlockEvent, FinishReason, SequenceError};
+use super::scheduler::{self, Candidate};
+use super::sequence::{Ending, Sequence, Ticket};
+use super::slots::{SlotLease, SlotPool};
+use super::{EngineLimits, ModelInfo};
+use crate::decode::StepPlan;
+use crate::telemetry::metrics::{FinishStats, Metrics, Outcome, TickStats};
+
+/// What the handle tells the thread.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// The sequences of one request, each with its place in the queue.
+    Submit(Vec<(Ticket, OwnedSemaphorePermit)>),
+    /// Take nothing new.
+    StopAdmitting,
+    /// End everything.
+    Stop,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Mode {
+    Open,
+    Draining,
+    Stopped,
+}
+
+pub(super) struct Worker<B> {
+    backend: B,
+    model: ModelInfo,
+    limits: EngineLimits,
+    metrics: Arc<Metrics>,
+    inbox: Receiver<Message>,
+    mode: Mode,
+    waiting: VecDeque<(Ticket, OwnedSemaphorePermit)>,
+    /// In order of arrival.
+    running: Vec<Sequence>,
+    slots: SlotPool,
+    tick: u64,
+}
+
+impl<B: Backend> Worker<B> {
+    pub fn new(
+        backend: B,
+        model: ModelInfo,
+        limits: EngineLimits,
+        metrics: Arc<Metrics>,
+        inbox: Receiver<Message>,
+    ) -> Self {
+        let slots = SlotPool::new(limits.slots, limits.kv_bytes);
+        let (waiting, running) = (VecDeque::new(), Vec::new());
+        Self { backend, model, limits, metrics, inbox, mode: Mode::Open, waiting, running, slots, tick: 0 }
+    }
+
+    /// Until the engine is stopped, or drained, or nobody can submit any more.
+    pub fn run(mut self) {
+        while self.receive() {
+            self.reap();
+            self.admit();
+            let plan = self.plan();
+            let started = Instant::now();
+            let output = self.step(&plan);
+            self.apply(&plan, output, started);
+            self.release();
+        }
+        self.fail_all(SequenceError::Stopping);
+        self.release();
+    }
+
+    /// Take what is in the inbox; sleep while there is nothing else to do. False: the engine ends.
+    fn receive(&mut self) -> bool {
+        loop {
+            let idle = self.running.is_empty() && self.waiting.is_empty();
+            let message = match (idle, &self.mode) {
+                (_, Mode::Stopped) | (true, Mode::Draining) => return false,
+                (true, Mode::Open) => self.inbox.recv().map_err(|_| TryRecvError::Disconnected),
+                (false, _) => self.inbox.try_recv(),
+            };
+            match message {
+                Ok(Message::Submit(tickets)) => self.waiting.extend(tickets),
+                Ok(Message::StopAdmitting) => self.mode = Mode::Draining,
+                Ok(Message::Stop) => self.mode = Mode::Stopped,
+                Err(TryRecvError::Disconnected) if idle => return false,
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return true,
+            }
+        }
+    }
+
+    /// Let go of sequences whose reader left or whose time is up.
+    fn reap(&mut self) {
+        let now = Instant::now();
+        self.waiting.retain(|(ticket, _)| match gone(ticket, now) {
+            None => true,
+            Some(outcome) => {
+                self.metrics.finished(outcome, &queued_stats(ticket, now));
+                false
+            }
+        });
+        self.running.retain(|sequence| match gone(&sequence.ticket, now) {
+            None => true,
+            Some(outcome) => {
+                self.metrics.finished(outcome, &stats(sequence, now));
+                false
+            }
+        });
+        self.release();
+    }
+
+    /// Give slots to the sequences that wait, first come first served.
+    fn admit(&mut self) {
+        while let Some((ticket, _)) = self.waiting.front() {
+            let canvas = ticket.request.canvas();
+            let Some(slot) = self.slots.lease(canvas * self.backend.bytes_per_position()) else { break };
+            let Some((ticket, place)) = self.waiting.pop_front() else { break };
+            drop(place);
+            self.start(ticket, slot, canvas);
+        }
+        let (used, limit) = (self.slots.used_bytes(), self.limits.kv_bytes);
+        self.metrics.set_load(self.waiting.len(), self.running.len(), used, limit);
+    }
+
+    fn start(&mut self, ticket: Ticket, slot: SlotLease, canvas: usize) {
+        let now = Instant::now();
+        if let Err(error) = self.backend.open_slot(slot.id(), canvas) {
+            tracing::warn!(%error, canvas, "a sequence was refused");
+            ticket.fail(SequenceError::OutOfMemory);
+            self.metrics.finished(Outcome::Failed, &queued_stats(&ticket, now));
+            return;
+        }
+        self.metrics.admitted(now.duration_since(ticket.queued_at).as_secs_f64());
+        // A reader that left meanwhile is noticed by the next reap.
+        let _ = ticket.events.try_send(BlockEvent::Admitted);
+        self.running.push(Sequence::new(ticket, slot, &self.model, self.tick));
+    }
+
+    /// Who steps in this tick: (index into `running`, what its step feeds in).
+    fn plan(&mut self) -> Vec<(usize, StepPlan)> {
+        let mut plans: Vec<Option<StepPlan>> = self.running.iter().map(|s| Some(s.plan())).collect();
+        let candidates: Vec<Candidate> = std::iter::zip(&self.running, &plans)
+            .map(|(s, plan)| Candidate {
+                rows: plan.as_ref().map_or(0, StepPlan::rows),
+                last_tick: s.last_tick,
+            })
+            .collect();
+        let chosen = scheduler::choose(&candidates, self.limits.rows_per_tick);
+        chosen.into_iter().filter_map(|i| Some((i, plans[i].take()?))).collect()
+    }
+
+    /// One forward pass. `None`: it failed, and was logged.
+    fn step(&mut self, plan: &[(usize, StepPlan)]) -> Option<StepOutput> {
+        let mut batch = StepBatch::default();
+        for (index, step) in plan {
+            self.running[*index].pack(step, &mut batch);
+        }
+        if batch.rows() == 0 {
+            return Some(StepOutput::default());
+        }
+        // A panic leaves at worst the slots of this tick's sequences in disorder, and those are given back.
+        match catch_unwind(AssertUnwindSafe(|| self.backend.step(&batch))) {
+            Ok(Ok(output)) => Some(output),
+            Ok(Err(error)) => {
+                tracing::error!(%error, sequences = plan.len(), "a tick failed");
+                None
+            }
+            Err(panic) => {
+                let reason = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+                let reason = reason.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+                tracing::error!(reason, sequences = plan.len(), "a tick panicked");
+                None
+            }
+        }
+    }
+
+    /// Give every stepped sequence its rows; those that are over leave.
+    fn apply(&mut self, plan: &[(usize, StepPlan)], output: Option<StepOutput>, started: Instant) {
+        if plan.is_empty() {
+            return;
+        }
+        self.tick += 1;
+        let now = Instant::now();
+        let mut over: Vec<usize> = Vec::new();
+        let mut row = 0;
+        for (index, step) in plan {
+            let sequence = &mut self.running[*index];
+            let Some(output) = &output else {
+                sequence.ticket.fail(SequenceError::Backend);
+                self.metrics.finished(Outcome::Failed, &stats(sequence, now));
+                over.push(*index);
+                continue;
+            };
+            sequence.last_tick = self.tick;
+            let blocks = sequence.progress.blocks;
+            let ending = sequence.apply(output.rows(row, step.needed()), &self.model.eos_ids);
+            row += step.needed();
+            if blocks == 0 && sequence.progress.blocks == 1 {
+                self.metrics.first_block(now.duration_since(sequence.ticket.queued_at).as_secs_f64());
+            }
+            if let Some(ending) = ending {
+                let outcome = match ending {
+                    Ending::Finished(FinishReason::Stop) => Outcome::Stop,
+                    Ending::Finished(FinishReason::Length) => Outcome::Length,
+                    Ending::Cancelled => sequence.ticket.outcome_of_leaving(),
+                };
+                self.metrics.finished(outcome, &stats(sequence, now));
+                over.push(*index);
+            }
+        }
+        self.metrics.tick(&tick_stats(plan, now.duration_since(started).as_secs_f64()));
+        for index in over.into_iter().rev() {
+            self.running.remove(index);
+        }
+    }
+
+    /// Tell the backend which slots were given back.
+    fn release(&mut self) {
+        for id in self.slots.take_returned() {
+            self.backend.close_slot(id);
+        }
+        let (used, limit) = (self.slots.used_bytes(), self.limits.kv_bytes);
+        self.metrics.set_load(self.waiting.len(), self.running.len(), used, limit);
+    }
+
+    fn fail_all(&mut self, error: SequenceError) {
+        let now = Instant::now();
+        for (ticket, _) in self.waiting.drain(..) {
+            ticket.fail(error);
+            self.metrics.finished(Outcome::Failed, &queued_stats(&ticket, now));
+        }
+        for sequence in self.running.drain(..) {
+            sequence.ticket.fail(error);
+            self.metrics.finished(Outcome::Failed, &stats(&sequence, now));
+        }
+    }
+}
+
+/// Whether a sequence must go, and how it is counted. One whose time is up is told so.
+fn gone(ticket: &Ticket, now: Instant) -> Option<Outcome> {
+    if ticket.cancelled() {
+        return Some(ticket.outcome_of_leaving());
+    }
+    if ticket.expired(now) {
+        ticket.fail(SequenceError::Timeout);
+        return Some(Outcome::Failed);
+    }
+    None
+}
+
+fn queued_stats(ticket: &Ticket, now: Instant) -> FinishStats {
+    FinishStats {
+        prompt_tokens: ticket.request.prompt().len(),
+        tokens: 0,
+        nfe: 0,
+        canvas_positions: 0,
+        revisions: 0,
+        seconds: now.duration_since(ticket.queued_at).as_secs_f64(),
+    }
+}
+
+fn stats(sequence: &Sequence, now: Instant) -> FinishStats {
+    let (progress, request) = (sequence.progress, &sequence.ticket.request);
+    let denoised = progress.blocks * request.decode().block_length;
+    FinishStats {
+        tokens: progress.tokens,
+        nfe: progress.nfe,
+        canvas_positions: denoised.min(request.max_tokens()),
+        revisions: progress.revisions,
+        ..queued_stats(&sequence.ticket, now)
+    }
+}
+
+fn tick_stats(plan: &[(usize, StepPlan)], seconds: f64) -> TickStats {
+    let refreshes = plan.iter().filter(|(_, step)| step.refresh).count();
+    TickStats {
+        sequences: plan.len(),
+        rows: plan.iter().map(|(_, step)| step.rows()).sum(),
+        refreshes,
+        refinements: plan.len() - refreshes,
+        seconds,
+    }
+}

@@ -1,0 +1,174 @@
+//! `evotoken`: settings, model, engine, routes, and an orderly end.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::serve::ListenerExt;
+use clap::Parser;
+use evotoken::api::{self, App};
+use evotoken::backend::CandleBackend;
+use evotoken::config::{self, Flags, LogFormat, Settings};
+use evotoken::decode::Attention;
+use evotoken::engine::{self, EngineHandle, ModelInfo};
+use evotoken::model::{ModelSource, bundled};
+use evotoken::service::request::Limits;
+use evotoken::service::{GenerationDefaults, Service, ServiceParts};
+use evotoken::telemetry::{self, Metrics};
+use evotoken::text::Tokenizer;
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Time for the last bytes of replies to leave once nothing runs any more.
+const FLUSH: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    // SAFETY: no other thread has been started yet.
+    unsafe { config::keep_candle_on_its_thread() };
+    let flags = Flags::parse();
+    let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads");
+    match runtime.and_then(|runtime| runtime.block_on(run(&flags))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("evotoken: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(flags: &Flags) -> Result<()> {
+    let settings = Settings::load(flags)?;
+    if flags.check_config {
+        say(&settings.render());
+        return Ok(());
+    }
+    telemetry::init(&settings.log).context("log.level")?;
+    let mut signals = Signals::new()?;
+    let address = SocketAddr::new(settings.server.host, settings.server.port);
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let address = listener.local_addr()?;
+    let metrics = Arc::new(Metrics::new());
+    let app = Arc::new(App::new(settings.server.clone(), Arc::clone(&metrics)));
+    let stop = CancellationToken::new();
+    // Blocks are small and must not wait for each other.
+    let listener = listener.tap_io(|stream| {
+        let _ = stream.set_nodelay(true);
+    });
+    let serving = axum::serve(listener, api::router(Arc::clone(&app)));
+    let server = tokio::spawn(serving.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future());
+
+    let loading = tokio::task::spawn_blocking({
+        let settings = settings.clone();
+        move || load(&settings, metrics)
+    });
+    let (service, engine) = tokio::select! {
+        loaded = loading => loaded??,
+        () = signals.next() => return Ok(()),
+    };
+    service.warm_up().await.context("the model cannot answer")?;
+    let name = service.name().to_owned();
+    app.open(service);
+    tracing::info!(%address, model = name, "ready");
+    if settings.log.format == LogFormat::Text {
+        greet(address, &name);
+    }
+
+    signals.next().await;
+    app.drain();
+    drain(&engine, &mut signals, settings.server.drain_timeout()).await;
+    stop.cancel();
+    if tokio::time::timeout(FLUSH, server).await.is_err() {
+        tracing::warn!("some connections did not close in time");
+    }
+    Ok(())
+}
+
+/// Load the model and start its engine.
+fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHandle)> {
+    let source = match &settings.model.path {
+        Some(folder) => ModelSource::folder(folder),
+        None => bundled::COUNTDOWN,
+    };
+    let place = source.place();
+    let adapter = settings.model.adapter.as_deref();
+    let backend =
+        CandleBackend::load(&source, adapter, settings.model.device).with_context(|| place.clone())?;
+    let tokenizer = Arc::new(Tokenizer::load(&source).with_context(|| place.clone())?);
+    let defaults = GenerationDefaults::load(&source).with_context(|| place.clone())?;
+    let config = backend.config();
+    let eos_ids = defaults.eos_ids.clone().unwrap_or_else(|| config.eos_ids.clone());
+    let limits = Limits {
+        vocab: config.vocab,
+        mask_id: config.mask_id,
+        eos_ids: eos_ids.clone(),
+        max_canvas: config.max_positions,
+        max_prompt_tokens: settings.limits.max_prompt_tokens,
+        max_new_tokens: settings.limits.max_new_tokens,
+        max_stop_strings: settings.limits.max_stop_strings,
+    };
+    let info = ModelInfo { mask_id: config.mask_id, eos_ids, attention: Attention::Full };
+    let engine =
+        engine::start(backend, info, (&settings.engine).into(), metrics).context("the engine thread")?;
+    let service = Service::new(ServiceParts {
+        name: settings.model.served_name.clone().unwrap_or_else(|| source.name()),
+        tokenizer,
+        limits,
+        max_choices: settings.limits.max_choices,
+        timeout: Some(settings.server.request_timeout()),
+        decode: settings.decode,
+        defaults,
+        engine: engine.clone(),
+    });
+    Ok((service, engine))
+}
+
+fn greet(address: SocketAddr, model: &str) {
+    say(&format!(
+        "evotoken serves {model} on http://{address} (API: http://{address}/docs). Try:
+  curl http://{address}/v1/completions -H 'Content-Type: application/json' \\
+    -d '{{\"prompt\": \"Numbers: [30, 100, 93]\\nTarget: 23\"}}'
+"
+    ));
+}
+
+/// Print, unless nobody listens: `println!` would end the server when its reader has gone.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Let what waits or runs end; a second signal or the timeout ends it.
+async fn drain(engine: &EngineHandle, signals: &mut Signals, timeout: Duration) {
+    tracing::info!(timeout_s = timeout.as_secs(), "shutting down: running answers are finished");
+    engine.stop_admitting();
+    tokio::select! {
+        () = engine.ended() => return,
+        () = signals.next() => tracing::warn!("a second signal: running answers are cut off"),
+        () = tokio::time::sleep(timeout) => tracing::warn!("the drain timeout: running answers are cut off"),
+    }
+    engine.stop();
+    engine.ended().await;
+}
+
+/// The signals that ask a process to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Models: configuration, weights, and the network over packed rows.
+
+pub mod bundled;
+pub mod config;
+pub mod kv;
+pub mod layers;
+pub mod loader;
+pub mod lora;
+pub mod source;
+pub mod transformer;
+
+pub use config::{Family, ModelConfig};
+pub use source::ModelSource;
+pub use transformer::Transformer;
+
+/// Why a model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// `config.json` says something unusable.
+    #[error("config.json: {0}")]
+    Config(String),
+    /// An architecture this server does not know.
+    #[error("config.json: model_type {0:?} is not supported (llada and dream are)")]
+    UnknownFamily(String),
+    /// A file that must be there is not.
+    #[error("{file} is missing in {place}")]
+    Missing {
+        /// File name.
+        file: String,
+        /// Folder or bundle.
+        place: String,
+    },
+    /// A file cannot be read or parsed.
+    #[error("{file}: {reason}")]
+    File {
+        /// Path.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tensor is missing, misshapen or of an unusable type.
+    #[error("tensor {name}: {reason}")]
+    Tensor {
+        /// Its name in the checkpoint.
+        name: String,
+        /// What is wrong, with the shape expected and found.
+        reason: String,
+    },
+}

@@ -1,0 +1,249 @@
+//! The network over packed rows: a pre-norm transformer with RMSNorm, rotary positions and SwiGLU, without a causal
+//! mask. One network for all families; they differ in tensor names, biases, grouped heads and shift.
+
+use std::cell::Cell;
+
+use candle_core::{Device, Result, Tensor};
+
+use super::kv::Slots;
+use super::layers::{Linear, RmsNorm, Rotary, attend, mix, rotate, split_heads, swiglu};
+use super::loader::{Weights, tensor_error};
+use super::{Family, ModelConfig, ModelError};
+use crate::engine::batch::{Segment, StepBatch};
+
+/// Tensor names of a family.
+struct Names {
+    embedding: &'static str,
+    final_norm: &'static str,
+    head: &'static str,
+    /// Before a layer's number.
+    layer: &'static str,
+    norm1: &'static str,
+    norm2: &'static str,
+    q: &'static str,
+    k: &'static str,
+    v: &'static str,
+    o: &'static str,
+    gate: &'static str,
+    up: &'static str,
+    down: &'static str,
+}
+
+/// In LLaDA `ff_proj` is the gate, and `ff_out` is the head at the top but the down projection in a layer.
+const LLADA: Names = Names {
+    embedding: "model.transformer.wte",
+    final_norm: "model.transformer.ln_f",
+    head: "model.transformer.ff_out",
+    layer: "model.transformer.blocks",
+    norm1: "attn_norm",
+    norm2: "ff_norm",
+    q: "q_proj",
+    k: "k_proj",
+    v: "v_proj",
+    o: "attn_out",
+    gate: "ff_proj",
+    up: "up_proj",
+    down: "ff_out",
+};
+
+const DREAM: Names = Names {
+    embedding: "model.embed_tokens",
+    final_norm: "model.norm",
+    head: "lm_head",
+    layer: "model.layers",
+    norm1: "input_layernorm",
+    norm2: "post_attention_layernorm",
+    q: "self_attn.q_proj",
+    k: "self_attn.k_proj",
+    v: "self_attn.v_proj",
+    o: "self_attn.o_proj",
+    gate: "mlp.gate_proj",
+    up: "mlp.up_proj",
+    down: "mlp.down_proj",
+};
+
+#[derive(Debug)]
+struct Layer {
+    norm1: RmsNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    norm2: RmsNorm,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+impl Layer {
+    fn load(
+        weights: &mut Weights,
+        names: &Names,
+        number: usize,
+        config: &ModelConfig,
+    ) -> std::result::Result<Self, ModelError> {
+        let (width, kv, mlp) = (config.width, config.kv_width(), config.mlp);
+        let at = |module: &str| format!("{}.{number}.{module}", names.layer);
+        let bias = config.qkv_bias();
+        Ok(Self {
+            norm1: RmsNorm::load(weights, &at(names.norm1), width, config.norm_eps)?,
+            q: Linear::load(weights, &at(names.q), (width, width), bias)?,
+            k: Linear::load(weights, &at(names.k), (kv, width), bias)?,
+            v: Linear::load(weights, &at(names.v), (kv, width), bias)?,
+            o: Linear::load(weights, &at(names.o), (width, width), false)?,
+            norm2: RmsNorm::load(weights, &at(names.norm2), width, config.norm_eps)?,
+            gate: Linear::load(weights, &at(names.gate), (mlp, width), false)?,
+            up: Linear::load(weights, &at(names.up), (mlp, width), false)?,
+            down: Linear::load(weights, &at(names.down), (width, mlp), false)?,
+        })
+    }
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub struct Transformer {
+    config: ModelConfig,
+    /// `[V, D]`
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    final_norm: RmsNorm,
+    head: Linear,
+    rotary: Rotary,
+    device: Device,
+    linear_calls: Cell<u64>,
+}
+
+impl Transformer {
+    /// Take all weights of a checkpoint.
+    ///
+    /// # Errors
+    /// Names the tensor that is missing or misshapen.
+    pub fn load(
+        config: ModelConfig,
+        mut weights: Weights,
+        device: &Device,
+    ) -> std::result::Result<Self, ModelError> {
+        let names = match config.family {
+            Family::Llada => LLADA,
+            Family::Dream => DREAM,
+        };
+        let table = format!("{}.weight", names.embedding);
+        let embedding = weights.get(&table, &[config.vocab, config.width])?;
+        let layers = (0..config.layers)
+            .map(|number| Layer::load(&mut weights, &names, number, &config))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        let final_norm = RmsNorm::load(&mut weights, names.final_norm, config.width, config.norm_eps)?;
+        let head = if config.tied_head {
+            Linear::new(&embedding, None).map_err(|e| tensor_error(&table, e))?
+        } else {
+            Linear::load(&mut weights, names.head, (config.vocab, config.width), false)?
+        };
+        weights.finish()?;
+        let rotary = Rotary::new(&config, device).map_err(|e| tensor_error("rotary angles", e))?;
+        let device = device.clone();
+        Ok(Self { config, embedding, layers, final_norm, head, rotary, device, linear_calls: Cell::new(0) })
+    }
+
+    /// Sizes and constants.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// How often a weight matrix was applied so far. Per tick it does not depend on the number of sequences.
+    pub fn linear_calls(&self) -> u64 {
+        self.linear_calls.get()
+    }
+
+    fn linear(&self, linear: &Linear, x: &Tensor) -> Result<Tensor> {
+        self.linear_calls.set(self.linear_calls.get() + 1);
+        linear.forward(x)
+    }
+
+    /// Run all layers over the packed rows; K/V of every window are written into its slot. Returns the final normed
+    /// hidden rows `[rows, D]`.
+    ///
+    /// # Errors
+    /// A slot is not open, an id or a position is out of range, or the device fails.
+    pub fn forward(&self, batch: &StepBatch, slots: &Slots) -> Result<Tensor> {
+        let mut x = self.embed(batch)?;
+        let angles = self.rotary.at(&self.positions(batch)?)?;
+        for (number, layer) in self.layers.iter().enumerate() {
+            let y = layer.norm1.forward(&x)?;
+            let heads = |linear, count| split_heads(&self.linear(linear, &y)?, count);
+            let q = rotate(&heads(&layer.q, self.config.heads)?, &angles)?;
+            let k = rotate(&heads(&layer.k, self.config.kv_heads)?, &angles)?;
+            let v = heads(&layer.v, self.config.kv_heads)?;
+            let mixed = attend_segments(&batch.segments, slots, number, (&q, &k, &v))?;
+            x = (x + self.linear(&layer.o, &mixed)?)?;
+            let y = layer.norm2.forward(&x)?;
+            let gated = swiglu(&self.linear(&layer.gate, &y)?, &self.linear(&layer.up, &y)?)?;
+            x = (x + self.linear(&layer.down, &gated)?)?;
+        }
+        self.final_norm.forward(&x)
+    }
+
+    /// Final hidden rows `[rows, D]` → logits `[rows, V]`.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.linear(&self.head, hidden)
+    }
+
+    fn embed(&self, batch: &StepBatch) -> Result<Tensor> {
+        let slots = (0..batch.rows()).map(|row| batch.row(row).len()).max().unwrap_or(1);
+        let mut ids = Vec::with_capacity(batch.rows() * slots);
+        let mut weights = Vec::with_capacity(batch.rows() * slots);
+        for row in 0..batch.rows() {
+            let pairs = batch.row(row);
+            let filler = std::iter::repeat_n(&(0, 0.0), slots - pairs.len());
+            for (id, weight) in pairs.iter().chain(filler) {
+                ids.push(*id);
+                weights.push(*weight);
+            }
+        }
+        mix(&self.embedding, &ids, &weights, slots)
+    }
+
+    fn positions(&self, batch: &StepBatch) -> Result<Tensor> {
+        let positions = batch.segments.iter().flat_map(|segment| segment.window.clone());
+        let positions = positions
+            .map(|p| {
+                u32::try_from(p).map_err(|_| candle_core::Error::msg(format!("position {p} is out of range")))
+            })
+            .collect::<Result<Vec<u32>>>()?;
+        let rows = positions.len();
+        Tensor::from_vec(positions, rows, &self.device)
+    }
+}
+
+/// Attention of one layer: all segments write their K/V, then each attends to its slot. q, k, v `[rows, heads, h]` →
+/// `[rows, H * h]`.
+fn attend_segments(
+    segments: &[Segment],
+    slots: &Slots,
+    layer: usize,
+    (q, k, v): (&Tensor, &Tensor, &Tensor),
+) -> Result<Tensor> {
+    let mut row = 0;
+    for segment in segments {
+        let rows = segment.window.len();
+        let slot = slots.get(segment.slot)?;
+        slot.write(layer, &segment.window, &k.narrow(0, row, rows)?, &v.narrow(0, row, rows)?)?;
+        row += rows;
+    }
+    row = 0;
+    let mut mixed = Vec::with_capacity(segments.len());
+    for segment in segments {
+        let rows = segment.window.len();
+        let (keys, values) = slots.get(segment.slot)?.read(layer, segment.visible)?;
+        mixed.push(attend(&q.narrow(0, row, rows)?, &keys, &values)?);
+        row += rows;
+    }
+    Tensor::cat(&mixed, 0)
+}

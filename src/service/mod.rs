@@ -1,0 +1,263 @@
+//! Between the HTTP layer and the engine: text to requests, blocks to text.
+
+pub mod defaults;
+pub mod request;
+pub mod stop;
+pub mod stream;
+
+use std::hash::{BuildHasher, RandomState};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::{Stream, stream as streams};
+use tokio_stream::StreamMap;
+
+pub use defaults::GenerationDefaults;
+pub use stream::{TextEvent, TextStream};
+
+use crate::decode::DecodeOptions;
+use crate::engine::{EngineHandle, SequenceError, SubmitError};
+use crate::text::Tokenizer;
+use request::{Draft, GenerateRequest, Limits, RequestError};
+
+/// Room for an answer when neither the client nor the model says, in tokens: OpenAI's default.
+const DEFAULT_MAX_TOKENS: usize = 16;
+
+/// What a service is made of.
+#[derive(Debug)]
+pub struct ServiceParts {
+    /// What clients call the model.
+    pub name: String,
+    /// The model's tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// What requests are checked against.
+    pub limits: Limits,
+    /// Most choices of one request: prompts times `n`.
+    pub max_choices: usize,
+    /// From submission to the end of an answer; `None`: no limit.
+    pub timeout: Option<Duration>,
+    /// Decoding as the server's settings want it.
+    pub decode: DecodeOptions,
+    /// What the model's makers recommend.
+    pub defaults: GenerationDefaults,
+    /// Where sequences run.
+    pub engine: EngineHandle,
+}
+
+/// A loaded model, ready to answer.
+#[derive(Debug)]
+pub struct Service {
+    parts: ServiceParts,
+    created: u64,
+}
+
+/// Prompts of a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prompts {
+    /// To be tokenized.
+    Texts(Vec<String>),
+    /// Tokenized by the client, used as they are.
+    Ids(Vec<Vec<u32>>),
+}
+
+/// What a client asks for, with everything it left open as `None`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ask {
+    /// At least one.
+    pub prompts: Prompts,
+    /// Answers per prompt.
+    pub choices: usize,
+    /// Room for each answer, in tokens.
+    pub max_tokens: Option<usize>,
+    /// Noise scale of the guesses, 0 to 2.
+    pub temperature: Option<f64>,
+    /// Key of the randomness; all choices share it and differ by their index.
+    pub seed: Option<u64>,
+    /// Strings that end an answer.
+    pub stop: Vec<String>,
+    /// Decoding settings.
+    pub decode: DecodeOptions,
+}
+
+/// Answers on their way.
+#[derive(Debug)]
+pub struct Answers {
+    /// Tokens of all prompts, each counted once.
+    pub prompt_tokens: usize,
+    /// Prompt by prompt, choice by choice.
+    pub streams: Vec<TextStream>,
+}
+
+/// The events of several answers as they come, with the answers' numbers. Dropping them cancels the answers.
+pub type Events = StreamMap<usize, Pin<Box<dyn Stream<Item = TextEvent> + Send>>>;
+
+impl Answers {
+    /// Read all answers at once.
+    pub fn into_events(self) -> Events {
+        let read = |mut text: TextStream| async move { Some((text.next().await?, text)) };
+        let boxed =
+            |text| -> Pin<Box<dyn Stream<Item = TextEvent> + Send>> { Box::pin(streams::unfold(text, read)) };
+        self.streams.into_iter().map(boxed).enumerate().collect()
+    }
+}
+
+/// Why a request was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// The client's fault.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The engine did not take it.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+}
+
+impl Service {
+    /// Put a service together.
+    pub fn new(parts: ServiceParts) -> Self {
+        Self { parts, created: unix_seconds() }
+    }
+
+    /// What clients call the model.
+    pub fn name(&self) -> &str {
+        &self.parts.name
+    }
+
+    /// When the model was loaded, in Unix seconds.
+    pub fn created(&self) -> u64 {
+        self.created
+    }
+
+    /// Tokenize, check and queue a request: all of its sequences or none. Takes CPU time for long prompts.
+    ///
+    /// # Errors
+    /// [`AskError::Request`] names the parameter that is out of range; [`AskError::Submit`] if the engine is full or
+    /// stops.
+    pub fn answer(&self, ask: Ask) -> Result<Answers, AskError> {
+        let stop = ask.stop.clone();
+        let (prompt_tokens, requests) = self.requests(ask)?;
+        let deadline = self.parts.timeout.map(|timeout| Instant::now() + timeout);
+        let sequences = self.parts.engine.submit(requests, deadline)?;
+        let text = |blocks| TextStream::new(blocks, self.parts.tokenizer.clone(), stop.clone());
+        Ok(Answers { prompt_tokens, streams: sequences.into_iter().map(text).collect() })
+    }
+
+    /// Run one short answer, so that the first client does not pay for cold memory.
+    ///
+    /// # Errors
+    /// Why the model cannot answer.
+    pub async fn warm_up(&self) -> Result<(), WarmUpError> {
+        let token = u32::from(self.parts.limits.mask_id == 0);
+        let ask = Ask {
+            prompts: Prompts::Ids(vec![vec![token]]),
+            choices: 1,
+            max_tokens: Some(1),
+            temperature: None,
+            seed: None,
+            stop: Vec::new(),
+            decode: DecodeOptions::default(),
+        };
+        for stream in &mut self.answer(ask)?.streams {
+            while let Some(event) = stream.next().await {
+                if let TextEvent::Failed(error) = event {
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn requests(&self, ask: Ask) -> Result<(usize, Vec<GenerateRequest>), RequestError> {
+        let ServiceParts { limits, defaults, .. } = &self.parts;
+        self.check_choices(&ask)?;
+        let prompts = match ask.prompts {
+            Prompts::Texts(texts) => texts.iter().map(|text| self.encode(text)).collect::<Result<_, _>>()?,
+            Prompts::Ids(ids) => ids,
+        };
+        let prompt_tokens = prompts.iter().map(Vec::len).sum();
+        let decode = ask.decode.or(self.parts.decode).or(defaults.decode);
+        let temperature = ask.temperature.or(defaults.temperature).unwrap_or(0.0);
+        let seed = ask.seed.unwrap_or_else(random);
+        let mut requests = Vec::with_capacity(prompts.len() * ask.choices);
+        for prompt in prompts {
+            let room = limits.max_canvas.saturating_sub(prompt.len()).min(limits.max_new_tokens);
+            let usual = defaults.max_new_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
+            let max_tokens = ask.max_tokens.unwrap_or(usual.min(room).max(1));
+            for _ in 0..ask.choices {
+                let choice = u32::try_from(requests.len()).expect("max_choices bounds the choices");
+                let draft = Draft {
+                    prompt: prompt.clone(),
+                    max_tokens,
+                    decode,
+                    temperature,
+                    seed,
+                    choice,
+                    stop: ask.stop.clone(),
+                };
+                requests.push(GenerateRequest::new(draft, limits)?);
+            }
+        }
+        Ok((prompt_tokens, requests))
+    }
+
+    fn check_choices(&self, ask: &Ask) -> Result<(), RequestError> {
+        let most = self.parts.max_choices;
+        let prompts = match &ask.prompts {
+            Prompts::Texts(texts) => texts.len(),
+            Prompts::Ids(ids) => ids.len(),
+        };
+        if prompts == 0 {
+            return Err(RequestError::invalid("prompt", "must hold at least one prompt"));
+        }
+        if !(1..=most).contains(&ask.choices) {
+            return Err(RequestError::invalid("n", format!("must be between 1 and {most}")));
+        }
+        let choices = prompts.saturating_mul(ask.choices);
+        if choices > most {
+            let message = format!(
+                "{prompts} prompts with n = {} are {choices} choices, at most {most} are allowed",
+                ask.choices
+            );
+            return Err(RequestError::invalid("prompt", message));
+        }
+        Ok(())
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>, RequestError> {
+        // A tokenizer that adds special tokens would make a prompt of it, but nobody means that.
+        if text.is_empty() {
+            return Err(RequestError::invalid("prompt", "must not be empty"));
+        }
+        let limits = &self.parts.limits;
+        let tokens = limits.max_prompt_tokens.min(limits.max_canvas);
+        // Megabytes take seconds to tokenize, only to be refused.
+        if text.len() > tokens.saturating_mul(self.parts.tokenizer.longest_token()) {
+            let message =
+                format!("the prompt has {} bytes, which is more than {tokens} tokens hold", text.len());
+            return Err(RequestError::TooLong { message });
+        }
+        self.parts.tokenizer.encode(text).map_err(|e| RequestError::invalid("prompt", e.to_string()))
+    }
+}
+
+/// Why the model could not answer its first request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WarmUpError {
+    /// It was not taken.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// It failed.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
+}
+
+/// Now.
+pub fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
+}
+
+/// A number nobody can foresee, from the seeds of the standard library's hash maps.
+pub fn random() -> u64 {
+    RandomState::new().hash_one(0_u8)
+}

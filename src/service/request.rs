@@ -1,0 +1,187 @@
+//! A checked request: what the engine runs. It cannot exist invalid, and nobody below checks again.
+
+use crate::decode::{DecodeOptions, DecodeParams, OptionError};
+
+/// What a model and the server's settings allow; requests are checked against it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Rows of the embedding table; token ids lie below.
+    pub vocab: usize,
+    /// The mask token, refused in prompts.
+    pub mask_id: u32,
+    /// The end-of-text tokens.
+    pub eos_ids: Vec<u32>,
+    /// Largest prompt + answer, in tokens.
+    pub max_canvas: usize,
+    /// Largest prompt, in tokens.
+    pub max_prompt_tokens: usize,
+    /// Largest answer, in tokens.
+    pub max_new_tokens: usize,
+    /// Most stop strings of a request.
+    pub max_stop_strings: usize,
+}
+
+/// What a client asks for, parsed but not yet checked. One per sequence.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Draft {
+    /// Prompt token ids.
+    pub prompt: Vec<u32>,
+    /// Room for the answer, in tokens.
+    pub max_tokens: usize,
+    /// Decoding settings, the client's completed by the server's and the model's.
+    pub decode: DecodeOptions,
+    /// Noise scale of the guesses; 0 is greedy.
+    pub temperature: f64,
+    /// Key of the randomness.
+    pub seed: u64,
+    /// Which of the request's choices, from 0.
+    pub choice: u32,
+    /// Strings that end the answer.
+    pub stop: Vec<String>,
+}
+
+/// One sequence to generate. Made only by [`GenerateRequest::new`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateRequest {
+    prompt: Vec<u32>,
+    max_tokens: usize,
+    decode: DecodeParams,
+    temperature: f32,
+    seed: u64,
+    choice: u32,
+    stop: Vec<String>,
+}
+
+/// Why a draft is no request. Each names the parameter as a client spells it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// A value out of range.
+    #[error("{message}")]
+    Invalid {
+        /// Path of the parameter (`"diffusion.steps"`).
+        param: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Prompt and answer are longer than the model or the server takes.
+    #[error("{message}")]
+    TooLong {
+        /// With the numbers asked for and allowed.
+        message: String,
+    },
+}
+
+impl RequestError {
+    /// A value out of range.
+    pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid { param: param.into(), message: message.into() }
+    }
+}
+
+impl From<OptionError> for RequestError {
+    fn from(error: OptionError) -> Self {
+        Self::invalid(format!("diffusion.{}", error.field), error.message)
+    }
+}
+
+impl GenerateRequest {
+    /// Check a draft against the limits.
+    ///
+    /// # Errors
+    /// The first value out of range, by name; [`RequestError::TooLong`] if prompt and answer do not fit.
+    pub fn new(draft: Draft, limits: &Limits) -> Result<Self, RequestError> {
+        let Draft { prompt, max_tokens, decode, temperature, seed, choice, stop } = draft;
+        check_prompt(&prompt, limits)?;
+        if max_tokens == 0 {
+            return Err(RequestError::invalid("max_tokens", "must be at least 1"));
+        }
+        check_lengths(prompt.len(), max_tokens, limits)?;
+        if !(0.0..=2.0).contains(&temperature) {
+            return Err(RequestError::invalid("temperature", "must be between 0 and 2"));
+        }
+        if stop.len() > limits.max_stop_strings {
+            let message = format!("{} strings, at most {} are allowed", stop.len(), limits.max_stop_strings);
+            return Err(RequestError::invalid("stop", message));
+        }
+        if stop.iter().any(String::is_empty) {
+            return Err(RequestError::invalid("stop", "a stop string must not be empty"));
+        }
+        let decode = decode.resolve(max_tokens, limits.vocab)?;
+        #[expect(clippy::cast_possible_truncation, reason = "a temperature within 0..=2 needs no f64")]
+        let temperature = temperature as f32;
+        Ok(Self { prompt, max_tokens, decode, temperature, seed, choice, stop })
+    }
+
+    /// Prompt token ids, at least one, none of them the mask.
+    pub fn prompt(&self) -> &[u32] {
+        &self.prompt
+    }
+
+    /// Room for the answer, in tokens, at least 1.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    /// Prompt + answer, in tokens.
+    pub fn canvas(&self) -> usize {
+        self.prompt.len() + self.max_tokens
+    }
+
+    /// How to decode.
+    pub fn decode(&self) -> &DecodeParams {
+        &self.decode
+    }
+
+    /// Noise scale of the guesses, 0 (greedy) to 2.
+    pub fn temperature(&self) -> f32 {
+        self.temperature
+    }
+
+    /// Key of the randomness.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Which of the client's choices.
+    pub fn choice(&self) -> u32 {
+        self.choice
+    }
+
+    /// Strings that end the answer.
+    pub fn stop(&self) -> &[String] {
+        &self.stop
+    }
+}
+
+fn check_prompt(prompt: &[u32], limits: &Limits) -> Result<(), RequestError> {
+    if prompt.is_empty() {
+        return Err(RequestError::invalid("prompt", "must contain at least one token"));
+    }
+    if let Some(id) = prompt.iter().find(|id| **id as usize >= limits.vocab) {
+        let message = format!("token id {id} is outside the vocabulary of {} tokens", limits.vocab);
+        return Err(RequestError::invalid("prompt", message));
+    }
+    if prompt.contains(&limits.mask_id) {
+        let message = format!("must not contain the mask token (id {})", limits.mask_id);
+        return Err(RequestError::invalid("prompt", message));
+    }
+    Ok(())
+}
+
+fn check_lengths(prompt: usize, answer: usize, limits: &Limits) -> Result<(), RequestError> {
+    let too_long = |what: &str, found: usize, limit: usize| {
+        Err(RequestError::TooLong {
+            message: format!("{what} is {found} tokens, at most {limit} are allowed"),
+        })
+    };
+    if prompt > limits.max_prompt_tokens {
+        return too_long("the prompt", prompt, limits.max_prompt_tokens);
+    }
+    if answer > limits.max_new_tokens {
+        return too_long("max_tokens", answer, limits.max_new_tokens);
+    }
+    match prompt.checked_add(answer) {
+        Some(canvas) if canvas <= limits.max_canvas => Ok(()),
+        _ => too_long("prompt + max_tokens", prompt.saturating_add(answer), limits.max_canvas),
+    }
+}

@@ -1,0 +1,185 @@
+//! From the blocks of a sequence to text that can no longer change.
+
+use std::sync::Arc;
+
+use super::stop::{Piece, StopFinder};
+use crate::engine::{BlockEvent, FinishReason, Progress, Reader, SequenceError};
+use crate::text::{Detokenizer, Tokenizer};
+
+/// One message to the reader of an answer. `Admitted` comes first, exactly one of `Finished` and `Failed` last.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TextEvent {
+    /// The sequence runs.
+    Admitted,
+    /// A block is done. Its text may be empty: what could still become a stop string or a character is held back.
+    Block(String),
+    /// The answer is complete.
+    Finished {
+        /// What was held back.
+        text: String,
+        /// Why.
+        reason: FinishReason,
+        /// Final counts. If a stop string ended the answer, `tokens` ends with the token that completed it.
+        progress: Progress,
+    },
+    /// The answer will not be completed.
+    Failed(SequenceError),
+}
+
+/// The text of one answer. Dropping it cancels the sequence.
+#[derive(Debug)]
+pub struct TextStream {
+    /// `None` once the last event is known.
+    blocks: Option<Reader>,
+    detokenizer: Detokenizer,
+    stops: StopFinder,
+    /// Bytes of text found certain, stop strings included.
+    bytes: usize,
+    last: Option<TextEvent>,
+}
+
+impl TextStream {
+    /// Read a sequence's blocks as text that ends before the first of the stop strings.
+    pub fn new(blocks: Reader, tokenizer: Arc<Tokenizer>, stops: Vec<String>) -> Self {
+        let (detokenizer, stops) = (Detokenizer::new(tokenizer), StopFinder::new(stops));
+        Self { blocks: Some(blocks), detokenizer, stops, bytes: 0, last: None }
+    }
+
+    /// The next event, or `None` after the last.
+    pub async fn next(&mut self) -> Option<TextEvent> {
+        if let Some(last) = self.last.take() {
+            return Some(last);
+        }
+        // An engine that drops a sequence without a last word has lost it, or its reader was too slow.
+        let event = self.blocks.as_mut()?.recv().await.unwrap_or(BlockEvent::Failed(SequenceError::Backend));
+        Some(match event {
+            BlockEvent::Admitted => TextEvent::Admitted,
+            BlockEvent::Block { ids, progress } => self.block(&ids, progress),
+            BlockEvent::Finished { reason, progress } => self.finish(reason, progress),
+            BlockEvent::Failed(error) => {
+                self.blocks = None;
+                TextEvent::Failed(error)
+            }
+        })
+    }
+
+    fn block(&mut self, ids: &[u32], progress: Progress) -> TextEvent {
+        let certain = self.detokenizer.push(ids);
+        match self.stops.push(&certain) {
+            Piece::Text(text) => {
+                self.bytes += text.len();
+                TextEvent::Block(text)
+            }
+            Piece::Stop { text, stop_bytes } => {
+                self.last = Some(self.stopped(String::new(), text.len() + stop_bytes, progress));
+                TextEvent::Block(text)
+            }
+        }
+    }
+
+    fn finish(&mut self, reason: FinishReason, progress: Progress) -> TextEvent {
+        let certain = self.detokenizer.finish();
+        match self.stops.push(&certain) {
+            Piece::Text(mut text) => {
+                self.blocks = None;
+                text.push_str(&self.stops.finish());
+                TextEvent::Finished { text, reason, progress }
+            }
+            Piece::Stop { text, stop_bytes } => {
+                let bytes = text.len() + stop_bytes;
+                self.stopped(text, bytes, progress)
+            }
+        }
+    }
+
+    /// A stop string ends the answer `bytes` bytes after the text given out; the engine learns it by the reader's leaving.
+    fn stopped(&mut self, text: String, bytes: usize, progress: Progress) -> TextEvent {
+        if let Some(blocks) = self.blocks.take() {
+            blocks.leave_content();
+        }
+        let tokens = self.detokenizer.tokens_for(self.bytes + bytes).min(progress.tokens);
+        TextEvent::Finished { text, reason: FinishReason::Stop, progress: Progress { tokens, ..progress } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::engine::reader::{Writer, events};
+
+    fn letters() -> Arc<Tokenizer> {
+        let vocab: serde_json::Map<_, _> =
+            ('a'..='z').enumerate().map(|(i, c)| (c.to_string(), json!(i))).collect();
+        let json = json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": null, "post_processor": null, "decoder": {"type": "Fuse"},
+            "model": {"type": "BPE", "vocab": vocab, "merges": []}});
+        Arc::new(Tokenizer::from_json(json.to_string().as_bytes()).expect("a valid tokenizer"))
+    }
+
+    fn ids(text: &str) -> Vec<u32> {
+        text.bytes().map(|b| u32::from(b - b'a')).collect()
+    }
+
+    fn progress(blocks: usize, tokens: usize) -> Progress {
+        Progress { nfe: 2 * blocks, blocks, tokens, revisions: 0 }
+    }
+
+    async fn read(stops: &[&str], written: Vec<BlockEvent>) -> (Vec<TextEvent>, Writer) {
+        let (sender, receiver) = events(16);
+        for event in written {
+            sender.try_send(event).expect("the reader lives");
+        }
+        let stops = stops.iter().map(|s| (*s).to_owned()).collect();
+        let mut stream = TextStream::new(receiver, letters(), stops);
+        let mut found = Vec::new();
+        loop {
+            match stream.next().await {
+                Some(event @ (TextEvent::Finished { .. } | TextEvent::Failed(_))) => {
+                    found.push(event);
+                    return (found, sender);
+                }
+                Some(event) => found.push(event),
+                None => return (found, sender),
+            }
+        }
+    }
+
+    fn block(text: &str, blocks: usize, tokens: usize) -> BlockEvent {
+        BlockEvent::Block { ids: ids(text), progress: progress(blocks, tokens) }
+    }
+
+    #[tokio::test]
+    async fn a_stop_string_across_blocks_ends_the_answer_and_the_sequence() {
+        let blocks = vec![BlockEvent::Admitted, block("abc", 1, 3), block("defg", 2, 7)];
+        let (events, sender) = read(&["cde"], blocks).await;
+        let last = TextEvent::Finished {
+            text: String::new(),
+            reason: FinishReason::Stop,
+            progress: Progress { tokens: 5, ..progress(2, 7) },
+        };
+        let expected =
+            [TextEvent::Admitted, TextEvent::Block("ab".into()), TextEvent::Block(String::new()), last];
+        assert_eq!(events, expected);
+        assert!(sender.is_closed() && sender.reader_is_content());
+    }
+
+    #[tokio::test]
+    async fn text_held_back_comes_with_the_end() {
+        let finished = BlockEvent::Finished { reason: FinishReason::Length, progress: progress(1, 3) };
+        let (events, _sender) = read(&["cx"], vec![block("abc", 1, 3), finished]).await;
+        let last =
+            TextEvent::Finished { text: "c".into(), reason: FinishReason::Length, progress: progress(1, 3) };
+        assert_eq!(events, [TextEvent::Block("ab".into()), last]);
+    }
+
+    #[tokio::test]
+    async fn a_sequence_that_vanishes_is_a_failure() {
+        let (sender, receiver) = events(1);
+        drop(sender);
+        let mut stream = TextStream::new(receiver, letters(), Vec::new());
+        assert_eq!(stream.next().await, Some(TextEvent::Failed(SequenceError::Backend)));
+        assert_eq!(stream.next().await, None);
+    }
+}

@@ -1,0 +1,90 @@
+//! Text to token ids and back.
+
+pub mod detokenizer;
+
+use std::collections::HashSet;
+
+pub use detokenizer::Detokenizer;
+
+use crate::model::{ModelError, ModelSource};
+
+/// A model's tokenizer: `tokenizer.json`.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// Tokens that stand for one byte each (`<0x00>`…), if the decoder reads them so.
+    bytes: HashSet<u32>,
+    /// Tokens that decoding leaves out.
+    special: HashSet<u32>,
+    longest: usize,
+}
+
+/// Text that the tokenizer cannot turn into tokens.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the text cannot be tokenized: {0}")]
+pub struct TokenizeError(String);
+
+impl Tokenizer {
+    /// Load `tokenizer.json`. Its truncation and padding, meant for training, are switched off.
+    ///
+    /// # Errors
+    /// The file is missing or unusable.
+    pub fn load(source: &ModelSource) -> Result<Self, ModelError> {
+        Self::from_json(&source.require("tokenizer.json")?)
+    }
+
+    /// Parse the content of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// It is not a tokenizer.
+    pub fn from_json(json: &[u8]) -> Result<Self, ModelError> {
+        let unusable =
+            |e: tokenizers::Error| ModelError::File { file: "tokenizer.json".into(), reason: e.to_string() };
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(unusable)?;
+        inner.with_truncation(None).map_err(unusable)?;
+        inner.with_padding(None);
+        let reads_bytes = inner
+            .token_to_id("<0x61>")
+            .is_some_and(|id| inner.decode(&[id], true).is_ok_and(|text| text == "a"));
+        let bytes = match reads_bytes {
+            true => (0..=255_u8).filter_map(|byte| inner.token_to_id(&format!("<0x{byte:02X}>"))).collect(),
+            false => HashSet::new(),
+        };
+        let added = inner.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
+        let longest = inner.get_vocab(true).keys().map(String::len).max().unwrap_or(1);
+        Ok(Self { inner, bytes, special, longest })
+    }
+
+    /// Token ids of a prompt, with what the tokenizer adds to one (a beginning-of-text token, say).
+    ///
+    /// # Errors
+    /// The tokenizer does not know a character and has no token for the unknown.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizeError> {
+        let encoding = self.inner.encode_fast(text, true).map_err(|e| TokenizeError(e.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Bytes of the longest token's name; no token stands for more text, unless the tokenizer leaves some out.
+    pub fn longest_token(&self) -> usize {
+        self.longest
+    }
+
+    /// The text of token ids, without special tokens.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        self.inner.decode(ids, true).unwrap_or_else(|error| {
+            tracing::error!(%error, "a decoder failed");
+            String::new()
+        })
+    }
+
+    /// How many of the last tokens may read differently once more tokens follow: a run of byte tokens is decoded as a
+    /// whole.
+    fn open_run(&self, ids: &[u32]) -> usize {
+        let silent = |id: &u32| self.special.contains(id) || self.inner.id_to_token(*id).is_none();
+        let closed = ids.iter().rposition(|id| !self.bytes.contains(id) && !silent(id));
+        let open = closed.map_or(0, |last| last + 1);
+        let holds_bytes = ids[open..].iter().any(|id| self.bytes.contains(id));
+        if holds_bytes { ids.len() - open } else { 0 }
+    }
+}

@@ -1,0 +1,109 @@
+//! Whether a text solves a Countdown problem.
+
+/// Whether `text` is an expression over exactly `numbers`, each once, with `+ - * /` and parentheses, whose value is
+/// within 1e-5 of `target`. Spaces are ignored; anything else makes it wrong.
+pub fn solves(text: &str, numbers: &[u64], target: u64) -> bool {
+    let Some(tokens) = scan(text) else { return false };
+    let mut used: Vec<u64> =
+        tokens.iter().filter_map(|t| if let Token::Number(n) = t { Some(*n) } else { None }).collect();
+    let mut given = numbers.to_vec();
+    used.sort_unstable();
+    given.sort_unstable();
+    used == given && evaluate(&tokens).is_some_and(|value| (value - target as f64).abs() < 1e-5)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Token {
+    Number(u64),
+    Symbol(char),
+}
+
+fn scan(text: &str) -> Option<Vec<Token>> {
+    let mut tokens = Vec::new();
+    let mut rest = text.trim_matches(' ').chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            ' ' => {}
+            '+' | '-' | '*' | '/' | '(' | ')' => tokens.push(Token::Symbol(c)),
+            '0'..='9' => {
+                let mut number = u64::from(c.to_digit(10)?);
+                while let Some(digit) = rest.peek().and_then(|c| c.to_digit(10)) {
+                    number = number.checked_mul(10)?.checked_add(u64::from(digit))?;
+                    rest.next();
+                }
+                tokens.push(Token::Number(number));
+            }
+            _ => return None,
+        }
+    }
+    Some(tokens)
+}
+
+/// Value of an expression, or nothing if it is not one (or divides by zero).
+fn evaluate(tokens: &[Token]) -> Option<f64> {
+    let mut parser = Parser { tokens, depth: 0 };
+    let value = parser.sum()?;
+    (parser.tokens.is_empty() && value.is_finite()).then_some(value)
+}
+
+/// Parentheses and signs deeper than this are not read, so that no text can exhaust the stack.
+const DEEPEST: usize = 64;
+
+struct Parser<'a> {
+    tokens: &'a [Token],
+    depth: usize,
+}
+
+impl Parser<'_> {
+    fn accept(&mut self, symbols: &[char]) -> Option<char> {
+        match self.tokens.first() {
+            Some(Token::Symbol(c)) if symbols.contains(c) => {
+                self.tokens = &self.tokens[1..];
+                Some(*c)
+            }
+            _ => None,
+        }
+    }
+
+    fn sum(&mut self) -> Option<f64> {
+        let mut value = self.product()?;
+        while let Some(operator) = self.accept(&['+', '-']) {
+            let right = self.product()?;
+            value = if operator == '+' { value + right } else { value - right };
+        }
+        Some(value)
+    }
+
+    fn product(&mut self) -> Option<f64> {
+        let mut value = self.factor()?;
+        while let Some(operator) = self.accept(&['*', '/']) {
+            let right = self.factor()?;
+            value = if operator == '*' { value * right } else { value / right };
+        }
+        Some(value)
+    }
+
+    fn factor(&mut self) -> Option<f64> {
+        self.depth += 1;
+        if self.depth > DEEPEST {
+            return None;
+        }
+        let value = match self.accept(&['+', '-', '(']) {
+            Some('+') => self.factor(),
+            Some('-') => self.factor().map(|value| -value),
+            Some(_) => {
+                let value = self.sum()?;
+                self.accept(&[')']).map(|_| value)
+            }
+            None => match self.tokens.split_first() {
+                Some((Token::Number(n), rest)) => {
+                    self.tokens = rest;
+                    Some(*n as f64)
+                }
+                _ => None,
+            },
+        };
+        self.depth -= 1;
+        value
+    }
+}

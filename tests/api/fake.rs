@@ -1,0 +1,120 @@
+//! A scripted model: its answer is the prompt again, then end-of-text. Marker letters in the prompt make it misbehave.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evotoken::engine::batch::{Backend, BackendError, SlotId, StepBatch, StepOutput};
+use evotoken::text::Tokenizer;
+use serde_json::{Value, json};
+
+pub const MASK: u32 = 0;
+pub const EOS: u32 = 1;
+pub const BOS: u32 = 2;
+/// `<0x00>`; the other bytes follow.
+const FIRST_BYTE: u32 = 3;
+/// The space, then the other printable ASCII characters.
+const FIRST_LETTER: u32 = FIRST_BYTE + 256;
+pub const VOCAB: usize = FIRST_LETTER as usize + 95;
+
+/// A prompt with this letter makes every forward pass that carries it fail.
+pub const FAIL: char = '#';
+/// A prompt with this letter makes every forward pass that carries it panic.
+pub const PANIC: char = '!';
+/// A prompt with this letter makes every forward pass that carries it take a while.
+pub const SLOW: char = '~';
+/// How long.
+pub const SLOW_STEP: Duration = Duration::from_millis(50);
+/// Prompt and answer of this length get no memory.
+pub const NO_MEMORY_CANVAS: usize = 77;
+
+/// Printable ASCII is one token a character, everything else one token a byte; a beginning-of-text token comes first.
+pub fn tokenizer() -> Arc<Tokenizer> {
+    let mut vocab = serde_json::Map::new();
+    let mut add = |text: String| vocab.insert(text, json!(vocab.len()));
+    for text in ["<mask>", "<eos>", "<bos>"] {
+        add(text.to_owned());
+    }
+    (0..=255_u8).for_each(|byte| drop(add(format!("<0x{byte:02X}>"))));
+    (' '..='~').for_each(|letter| drop(add(letter.to_string())));
+    let special = |id: u32, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": true})
+    };
+    let json = json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "pre_tokenizer": null,
+        "added_tokens": [special(MASK, "<mask>"), special(EOS, "<eos>"), special(BOS, "<bos>")],
+        "post_processor": {"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<bos>": {"id": "<bos>", "ids": [BOS], "tokens": ["<bos>"]}}},
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {"type": "BPE", "vocab": Value::Object(vocab), "merges": [], "byte_fallback": true}});
+    Arc::new(Tokenizer::from_json(json.to_string().as_bytes()).expect("a valid tokenizer"))
+}
+
+/// The token of a printable ASCII character.
+pub fn letter(letter: char) -> u32 {
+    FIRST_LETTER + u32::from(letter) - u32::from(' ')
+}
+
+#[derive(Debug, Default)]
+pub struct FakeBackend {
+    prompts: HashMap<SlotId, Vec<u32>>,
+}
+
+impl FakeBackend {
+    /// Token at a canvas position behind the prompt.
+    fn answer(&self, slot: SlotId, position: usize) -> u32 {
+        let prompt = &self.prompts[&slot];
+        let spoken: Vec<u32> = prompt.iter().copied().filter(|id| *id != BOS).collect();
+        spoken.get(position - prompt.len()).copied().unwrap_or(EOS)
+    }
+}
+
+impl Backend for FakeBackend {
+    fn bytes_per_position(&self) -> usize {
+        10
+    }
+
+    fn open_slot(&mut self, _slot: SlotId, canvas: usize) -> Result<(), BackendError> {
+        if canvas == NO_MEMORY_CANVAS {
+            return Err(BackendError::OutOfMemory { bytes: canvas });
+        }
+        Ok(())
+    }
+
+    fn close_slot(&mut self, slot: SlotId) {
+        self.prompts.remove(&slot);
+    }
+
+    fn step(&mut self, batch: &StepBatch) -> Result<StepOutput, BackendError> {
+        let mut row = 0;
+        for segment in &batch.segments {
+            let fed = |row: usize| batch.row(row)[0].0;
+            let prompt = || (row..row + segment.window.len()).map(fed).take_while(|id| *id != MASK).collect();
+            self.prompts.entry(segment.slot).or_insert_with(prompt);
+            row += segment.window.len();
+        }
+        let asked = |marker: char| {
+            batch.segments.iter().any(|segment| self.prompts[&segment.slot].contains(&letter(marker)))
+        };
+        assert!(!asked(PANIC), "the fake was asked to panic");
+        if asked(FAIL) {
+            return Err(BackendError::Forward("the fake was asked to fail".to_owned()));
+        }
+        if asked(SLOW) {
+            std::thread::sleep(SLOW_STEP);
+        }
+        let mut output = StepOutput { top_k: batch.top_k, ..StepOutput::default() };
+        for segment in &batch.segments {
+            for position in segment.targets.clone() {
+                let token = self.answer(segment.slot, position);
+                output.guesses.push((token, 0.95));
+                output.candidates.push((token, 0.95));
+                output.candidates.extend((1..batch.top_k).map(|rank| (FIRST_BYTE + rank as u32, 0.01)));
+            }
+        }
+        Ok(output)
+    }
+}

@@ -1,0 +1,178 @@
+//! The whole server over a scripted model: router, service, engine, text.
+
+mod completions;
+mod description;
+mod ends;
+mod fake;
+mod operations;
+mod refusals;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode};
+use evotoken::api::{self, App};
+use evotoken::config::Settings;
+use evotoken::decode::Attention;
+use evotoken::engine::{self, EngineHandle, ModelInfo};
+use evotoken::service::request::Limits;
+use evotoken::service::{GenerationDefaults, Service, ServiceParts};
+use evotoken::telemetry::Metrics;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+/// A server that does not listen.
+struct Server {
+    router: Router,
+    app: Arc<App>,
+    engine: EngineHandle,
+    metrics: Arc<Metrics>,
+}
+
+/// What came back.
+#[derive(Debug)]
+struct Reply {
+    status: StatusCode,
+    headers: HeaderMap,
+    text: String,
+}
+
+/// What a server is built from.
+struct Plan {
+    settings: Settings,
+    defaults: GenerationDefaults,
+    timeout: Option<Duration>,
+    loaded: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        let mut settings = Settings::default();
+        settings.decode.block_length = Some(4);
+        settings.limits.max_prompt_tokens = 100;
+        settings.limits.max_new_tokens = 90;
+        Self { settings, defaults: GenerationDefaults::default(), timeout: None, loaded: true }
+    }
+}
+
+impl Plan {
+    fn with(change: impl FnOnce(&mut Self)) -> Self {
+        let mut plan = Self::default();
+        change(&mut plan);
+        plan
+    }
+
+    fn start(self) -> Server {
+        let Self { settings, defaults, timeout, loaded } = self;
+        let metrics = Arc::new(Metrics::new());
+        let info = ModelInfo { mask_id: fake::MASK, eos_ids: vec![fake::EOS], attention: Attention::Full };
+        let backend = fake::FakeBackend::default();
+        let engine =
+            engine::start(backend, info, (&settings.engine).into(), metrics.clone()).expect("a thread");
+        let limits = Limits {
+            vocab: fake::VOCAB,
+            mask_id: fake::MASK,
+            eos_ids: vec![fake::EOS],
+            max_canvas: 128,
+            max_prompt_tokens: settings.limits.max_prompt_tokens,
+            max_new_tokens: settings.limits.max_new_tokens,
+            max_stop_strings: settings.limits.max_stop_strings,
+        };
+        let service = Service::new(ServiceParts {
+            name: "lab/echo".to_owned(),
+            tokenizer: fake::tokenizer(),
+            limits,
+            max_choices: settings.limits.max_choices,
+            timeout,
+            decode: settings.decode,
+            defaults,
+            engine: engine.clone(),
+        });
+        let app = Arc::new(App::new(settings.server, metrics.clone()));
+        if loaded {
+            app.open(service);
+        }
+        Server { router: api::router(app.clone()), app, engine, metrics }
+    }
+}
+
+/// A server with the usual plan.
+fn server() -> Server {
+    Plan::default().start()
+}
+
+impl Server {
+    async fn send(&self, request: Request<Body>) -> Reply {
+        let response = self.router.clone().oneshot(request).await.expect("a router always replies");
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.expect("a whole body").to_bytes();
+        let text = String::from_utf8(bytes.to_vec()).expect("text");
+        Reply { status: parts.status, headers: parts.headers, text }
+    }
+
+    async fn get(&self, path: &str) -> Reply {
+        self.send(Request::get(path).body(Body::empty()).expect("a valid request")).await
+    }
+
+    async fn complete(&self, body: Value) -> Reply {
+        self.send(completion(body.to_string())).await
+    }
+
+    /// A successful completion's body.
+    async fn completed(&self, body: Value) -> Value {
+        let reply = self.complete(body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        reply.json()
+    }
+
+    /// The data of a successful stream's events.
+    async fn streamed(&self, mut body: Value) -> Vec<Value> {
+        body["stream"] = json!(true);
+        let reply = self.complete(body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        assert_eq!(reply.headers["content-type"], "text/event-stream");
+        reply.events()
+    }
+
+    /// Wait until the metrics have this line.
+    async fn until(&self, line: &str) {
+        for _ in 0..200 {
+            if self.metrics.render().lines().any(|found| found == line) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("no line {line:?} in\n{}", self.metrics.render());
+    }
+}
+
+impl Reply {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {:?}", self.text))
+    }
+
+    /// The data of server-sent events; `[DONE]` as a string.
+    fn events(&self) -> Vec<Value> {
+        let parse = |event: &str| {
+            let data = event.strip_prefix("data: ").unwrap_or_else(|| panic!("not an event: {event:?}"));
+            if data == "[DONE]" { json!(data) } else { serde_json::from_str(data).expect("JSON") }
+        };
+        self.text.split_terminator("\n\n").filter(|event| !event.starts_with(':')).map(parse).collect()
+    }
+}
+
+/// `POST /v1/completions` with this body.
+fn completion(body: impl Into<Body>) -> Request<Body> {
+    let request = Request::post("/v1/completions").header("content-type", "application/json");
+    request.body(body.into()).expect("a valid request")
+}
+
+/// The texts of a stream's events for answer `index`.
+fn texts(events: &[Value], index: usize) -> Vec<String> {
+    let choices = events.iter().filter_map(|event| event["choices"].get(0));
+    let mine = choices.filter(|choice| choice["index"] == index);
+    mine.map(|choice| choice["text"].as_str().expect("text").to_owned()).collect()
+}

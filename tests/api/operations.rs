@@ -1,0 +1,81 @@
+//! Models, health, readiness, metrics, request ids, CORS.
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use serde_json::json;
+
+use crate::{Plan, server};
+
+#[tokio::test]
+async fn models_are_listed_and_described() {
+    let server = server();
+    let list = server.get("/v1/models").await.json();
+    let model = &list["data"][0];
+    assert_eq!(
+        (&list["object"], &model["id"], &model["object"]),
+        (&json!("list"), &json!("lab/echo"), &json!("model"))
+    );
+    assert_eq!(model["owned_by"], "evotoken");
+    assert!(model["created"].as_u64().is_some_and(|time| time > 1_700_000_000));
+    for path in ["/v1/models/lab/echo", "/v1/models/lab%2Fecho"] {
+        let reply = server.get(path).await;
+        assert_eq!((reply.status, &reply.json()), (StatusCode::OK, model), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn readiness_follows_the_model() {
+    let server = Plan::with(|plan| plan.loaded = false).start();
+    assert_eq!(server.get("/health").await.json(), json!({"status": "ok"}));
+    assert_eq!(server.get("/ready").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    let server = crate::server();
+    assert_eq!(server.get("/ready").await.json(), json!({"status": "ready"}));
+}
+
+#[tokio::test]
+async fn metrics_count_what_happened() {
+    let server = server();
+    server.completed(json!({"prompt": "hello"})).await;
+    server.get("/v1/models/lab/echo").await;
+    server.get("/nowhere").await;
+    let reply = server.get("/metrics").await;
+    assert_eq!(reply.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    for line in [
+        "evotoken_http_requests_total{method=\"POST\",route=\"/v1/completions\",status=\"200\"} 1",
+        "evotoken_http_requests_total{method=\"GET\",route=\"/v1/models/{model}/{*rest}\",status=\"200\"} 1",
+        "evotoken_http_requests_total{method=\"GET\",route=\"(none)\",status=\"404\"} 1",
+        "vllm:prompt_tokens_total 6",
+        "vllm:generation_tokens_total 6",
+        "vllm:diffusion_num_denoising_steps_total 2",
+        "evotoken_sequences_finished_total{outcome=\"stop\"} 1",
+    ] {
+        assert!(reply.text.lines().any(|found| found == line), "no line {line:?} in\n{}", reply.text);
+    }
+}
+
+#[tokio::test]
+async fn a_request_id_is_kept_or_made() {
+    let server = server();
+    let request =
+        Request::get("/health").header("x-request-id", "mine").body(Body::empty()).expect("a valid request");
+    assert_eq!(server.send(request).await.headers["x-request-id"], "mine");
+    assert_eq!(server.get("/nowhere").await.headers["x-request-id"].len(), 36);
+}
+
+#[tokio::test]
+async fn browsers_may_call_only_if_configured() {
+    let preflight = || {
+        Request::options("/v1/completions")
+            .header("origin", "http://localhost:3000")
+            .header("access-control-request-method", "POST")
+            .body(Body::empty())
+            .expect("a valid request")
+    };
+    let closed = server().send(preflight()).await;
+    assert!(closed.headers.get("access-control-allow-origin").is_none());
+    let origins = vec!["http://localhost:3000".to_owned()];
+    let open = Plan::with(|plan| plan.settings.server.cors_origins = origins).start();
+    let reply = open.send(preflight()).await;
+    assert_eq!(reply.status, StatusCode::OK);
+    assert_eq!(reply.headers["access-control-allow-origin"], "http://localhost:3000");
+}

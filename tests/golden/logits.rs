@@ -1,0 +1,116 @@
+//! Logits of single forward passes: full, soft inputs, windows over a cache, block-causal.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use candle_core::{Device, Tensor};
+use serde::Deserialize;
+
+use evotoken::backend::CandleBackend;
+use evotoken::engine::batch::{Backend, Segment, SlotId, StepBatch};
+
+const SLOT: SlotId = SlotId { index: 0, generation: 0 };
+
+#[derive(Deserialize)]
+struct Records {
+    records: Vec<Record>,
+}
+
+#[derive(Deserialize, Clone)]
+struct Record {
+    name: String,
+    #[serde(default)]
+    ids: Vec<u32>,
+    #[serde(default)]
+    soft_ids: Vec<Vec<u32>>,
+    #[serde(default)]
+    soft_weights: Vec<Vec<f32>>,
+    cache_from: Option<String>,
+    window: Option<[usize; 2]>,
+    split: Option<usize>,
+}
+
+impl Record {
+    fn rows(&self) -> Vec<Vec<(u32, f32)>> {
+        let hard = self.ids.iter().map(|id| vec![(*id, 1.0)]);
+        let soft = self.soft_ids.iter().zip(&self.soft_weights);
+        let soft = soft.map(|(ids, weights)| ids.iter().copied().zip(weights.iter().copied()).collect());
+        hard.chain(soft).collect()
+    }
+
+    /// Windows, each with the positions it sees.
+    fn windows(&self) -> Vec<(Range<usize>, usize)> {
+        let len = self.rows().len();
+        match (self.split, self.window) {
+            (Some(split), _) => vec![(0..split, split), (split..len, len)],
+            (None, Some([start, stop])) => vec![(start..stop, stop)],
+            (None, None) => vec![(0..len, len)],
+        }
+    }
+}
+
+/// Logits for the positions `targets`; the pass covers the whole record.
+fn pass(backend: &mut CandleBackend, record: &Record, canvas: usize, targets: Range<usize>) -> Vec<Vec<f32>> {
+    let mut batch = StepBatch { top_k: 1, ..StepBatch::default() };
+    let mut rows = record.rows().into_iter();
+    for (window, visible) in record.windows() {
+        for _ in window.clone() {
+            batch.push_row(rows.next().expect("a window has its rows"));
+        }
+        // A cached window of a full model sees the whole canvas, also what lies right of it.
+        let visible = if record.cache_from.is_some() { canvas.max(visible) } else { visible };
+        let needed = targets.start.max(window.start)..targets.end.min(window.end);
+        let needed = if needed.is_empty() { window.start..window.start } else { needed };
+        batch.segments.push(Segment { slot: SLOT, window, visible, targets: needed, sampling: None });
+    }
+    backend.logits(&batch).unwrap().into_iter().flatten().collect()
+}
+
+#[test]
+fn golden_logits_are_within_a_thousandth() {
+    let mut compared = 0;
+    for folder in super::folders() {
+        let Some(mut backend) = super::load(&folder) else { continue };
+        let records: Records = super::read_json(&folder.join("logits.json"));
+        let by_name: HashMap<_, _> = records.records.iter().map(|r| (r.name.clone(), r.clone())).collect();
+        let tensors =
+            candle_core::safetensors::load(folder.join("logits.safetensors"), &Device::Cpu).unwrap();
+        // Shifted models have no row for the first position of a canvas, and a server never needs one.
+        let first = usize::from(backend.config().shifted());
+        for record in &records.records {
+            let cached = record.cache_from.as_ref().map(|name| &by_name[name]);
+            let canvas = cached.unwrap_or(record).rows().len();
+            let stop = record.window.map_or(canvas, |[_, stop]| stop);
+            let start = record.window.map_or(first, |[start, _]| start);
+            backend.open_slot(SLOT, canvas).unwrap();
+            if let Some(cached) = cached {
+                // The positions the window does not cover keep the earlier pass's K/V.
+                pass(&mut backend, cached, canvas, start..canvas);
+            }
+            let got = match start < stop {
+                true => pass(&mut backend, record, canvas, start..stop),
+                false => Vec::new(),
+            };
+            backend.close_slot(SLOT);
+            let want: &Tensor = &tensors[&format!("{}.logits", record.name)];
+            let skip = if record.window.is_some() { 0 } else { first };
+            let want: Vec<Vec<f32>> = want.to_vec2::<f32>().unwrap().split_off(skip);
+            assert_eq!(got.len(), want.len(), "{}", record.name);
+            let worst = got
+                .iter()
+                .flatten()
+                .zip(want.iter().flatten())
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
+            println!(
+                "{} {}: {} rows, largest difference {worst:.1e}",
+                super::name(&folder),
+                record.name,
+                got.len()
+            );
+            assert!(worst <= 1e-3, "{} {}: {worst}", super::name(&folder), record.name);
+            compared += got.len();
+        }
+    }
+    assert!(compared > 0, "no logits were compared");
+}

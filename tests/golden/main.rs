@@ -1,0 +1,51 @@
+//! The golden cases of the reference implementation, through the packed backend that serves.
+//!
+//! Reads the model folders of `tests/fixtures`, or of the folder that `GOLDENS_DIR` names (the same format).
+//! Tolerances: ids, number of forward passes, selected positions, tokens and top-k ids exactly; probabilities 2e-4;
+//! logits 1e-3.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+mod decode;
+mod logits;
+
+use std::path::{Path, PathBuf};
+
+use evotoken::backend::CandleBackend;
+use evotoken::backend::device::DeviceChoice;
+use evotoken::model::{ModelError, ModelSource};
+
+/// The golden folders: those with a `config.json` and a `cases.json`.
+fn folders() -> Vec<PathBuf> {
+    let root = std::env::var_os("GOLDENS_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures"), PathBuf::from);
+    let entries = std::fs::read_dir(&root).unwrap_or_else(|e| panic!("{}: {e}", root.display()));
+    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    folders.retain(|folder| folder.join("config.json").is_file() && folder.join("cases.json").is_file());
+    folders.sort();
+    assert!(!folders.is_empty(), "no golden folders in {}", root.display());
+    folders
+}
+
+fn name(folder: &Path) -> String {
+    folder.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+/// The model of a golden folder, with its adapter merged; `None`, said aloud, if its family is not supported.
+fn load(folder: &Path) -> Option<CandleBackend> {
+    let adapter = folder.join("adapter");
+    let adapter = adapter.is_dir().then_some(adapter.as_path());
+    match CandleBackend::load(&ModelSource::folder(folder), adapter, DeviceChoice::Cpu) {
+        Ok(backend) => Some(backend),
+        Err(ModelError::UnknownFamily(family)) => {
+            println!("{}: model family {family:?} is not supported, nothing was checked", name(folder));
+            None
+        }
+        Err(error) => panic!("{}: {error}", folder.display()),
+    }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> T {
+    let text = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}

@@ -1,0 +1,154 @@
+//! The program itself: flags, a real connection, and how it ends.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_evotoken");
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(PROGRAM).args(arguments).output().expect("the program starts")
+}
+
+/// A model folder: a tiny network with random weights, and one token per printable ASCII character.
+fn model() -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llada-tiny");
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(fixture.join(file), folder.path().join(file)).expect("a copy");
+    }
+    let mut vocab =
+        serde_json::Map::from_iter([("<pad>".to_owned(), json!(0)), ("<eos>".to_owned(), json!(1))]);
+    for letter in ' '..='~' {
+        vocab.insert(letter.to_string(), json!(vocab.len()));
+    }
+    let tokenizer = json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+        "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": {"type": "Fuse"},
+        "model": {"type": "BPE", "vocab": vocab, "merges": []}});
+    fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).expect("a tokenizer");
+    folder
+}
+
+/// The program, serving; killed at the end of the test whatever happens.
+struct Running {
+    child: Child,
+    address: String,
+    _model: TempDir,
+}
+
+impl Running {
+    fn start() -> Self {
+        let model = model();
+        let folder = model.path().to_str().expect("a plain path");
+        let mut child = Command::new(PROGRAM)
+            .args(["--port", "0", "--model", folder])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        let mut greeting = String::new();
+        let stdout = child.stdout.take().expect("a pipe");
+        BufReader::new(stdout).read_line(&mut greeting).expect("a greeting");
+        let address = greeting.split("http://").nth(1).and_then(|rest| rest.split(' ').next());
+        let address = address.unwrap_or_else(|| panic!("no address in {greeting:?}")).to_owned();
+        Self { child, address, _model: model }
+    }
+
+    /// A connection on which a stream of `steps` steps has begun.
+    fn begin_stream(&self, steps: usize) -> BufReader<TcpStream> {
+        let options = json!({"steps": steps, "block_length": 4, "cache": "none"});
+        let body =
+            json!({"prompt": "abc", "max_tokens": steps, "stream": true, "diffusion": options}).to_string();
+        let mut stream = TcpStream::connect(&self.address).expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+        let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json";
+        write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).expect("a request");
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        while !line.starts_with("data: ") {
+            line.clear();
+            assert_ne!(
+                stream.read_line(&mut line).expect("a line"),
+                0,
+                "the stream ended before its first chunk"
+            );
+        }
+        stream
+    }
+
+    fn terminate(&self) {
+        let kill = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        assert!(kill.expect("kill runs").success());
+    }
+
+    /// Exit status and the time it took.
+    fn wait(&mut self) -> (Option<i32>, Duration) {
+        let start = Instant::now();
+        let status = self.child.wait().expect("the program ends");
+        (status.code(), start.elapsed())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn rest(mut stream: BufReader<TcpStream>) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("the rest of the stream");
+    text
+}
+
+#[test]
+fn the_settings_are_checked_and_shown() {
+    let good = run(&["--check-config", "--port", "9"]);
+    assert!(good.status.success());
+    assert!(String::from_utf8_lossy(&good.stdout).contains("port = 9\n"));
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(file.path(), "[server]\nprot = 9\n").expect("a file");
+    let bad = run(&["--check-config", "--config", file.path().to_str().expect("a plain path")]);
+    assert_eq!(bad.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&bad.stderr).into_owned();
+    assert!(message.contains("prot") && message.contains("`port`"), "{message}");
+}
+
+#[test]
+fn a_model_that_is_not_there_is_named() {
+    let output = run(&["--port", "0", "--model", "no-such-folder"]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("no-such-folder") && message.contains("config.json"), "{message}");
+}
+
+#[test]
+fn a_signal_lets_running_streams_finish() {
+    let mut server = Running::start();
+    let stream = server.begin_stream(64);
+    server.terminate();
+    assert!(rest(stream).contains("data: [DONE]"));
+    let (code, time) = server.wait();
+    assert_eq!(code, Some(0));
+    // It ends when its work is done, not when the drain timeout of 30 seconds passes.
+    assert!(time < Duration::from_secs(25), "the end took {time:?}");
+}
+
+#[test]
+fn a_second_signal_cuts_streams_off_with_an_error() {
+    let mut server = Running::start();
+    let stream = server.begin_stream(500);
+    server.terminate();
+    std::thread::sleep(Duration::from_millis(50));
+    server.terminate();
+    let text = rest(stream);
+    assert!(text.contains("the server is shutting down") && !text.contains("[DONE]"), "{text}");
+    assert_eq!(server.wait().0, Some(0));
+}

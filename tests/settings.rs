@@ -1,0 +1,142 @@
+//! Settings: layers, their order, and what is said about mistakes.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use evotoken::backend::device::DeviceChoice;
+use evotoken::config::{Flags, Settings};
+use evotoken::decode::DecodeOptions;
+
+fn environment(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+fn from_file(text: &str) -> Result<Settings, String> {
+    let file = Some(("server.toml".to_owned(), text.to_owned()));
+    Settings::from_layers(file, HashMap::new(), &Flags::default()).map_err(|e| e.to_string())
+}
+
+fn from_environment(pairs: &[(&str, &str)]) -> Result<Settings, String> {
+    Settings::from_layers(None, environment(pairs), &Flags::default()).map_err(|e| e.to_string())
+}
+
+const SHIPPED: &str = include_str!("../config/server.toml");
+
+#[test]
+fn the_shipped_file_equals_the_defaults() {
+    assert_eq!(from_file(SHIPPED), Ok(Settings::default()));
+}
+
+#[test]
+fn the_shipped_file_shows_every_key_with_a_comment_above_it() {
+    let mut section = String::new();
+    let mut found: Vec<String> = Vec::new();
+    let mut above = "";
+    for line in SHIPPED.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+            section = name.to_owned();
+        }
+        let bare = line.strip_prefix("# ").unwrap_or(line);
+        if let Some((key, _)) = bare.split_once(" = ")
+            && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+        {
+            assert!(above.starts_with("# "), "no comment above {line:?}");
+            found.push(format!("{section}.{key}"));
+        }
+        above = line;
+    }
+    let decode = DecodeOptions { steps: Some(1), factor: Some(1.0), ..DecodeOptions::BUILT_IN };
+    let all = Settings { decode, ..Settings::default() };
+    let mut known: Vec<String> = Vec::new();
+    for line in all.render().lines() {
+        match line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+            Some(name) => section = name.to_owned(),
+            None => known.extend(
+                line.trim_start_matches("# ").split_once(" =").map(|(key, _)| format!("{section}.{key}")),
+            ),
+        }
+    }
+    found.sort();
+    known.sort();
+    assert_eq!(found, known);
+}
+
+#[test]
+fn the_commented_decoding_values_are_the_built_in_ones() {
+    let block = SHIPPED
+        .split("[decode]")
+        .nth(1)
+        .and_then(|rest| rest.split("[log]").next())
+        .expect("a [decode] table");
+    let lines =
+        block.lines().filter(|l| l.contains(" = ") && !l.contains("steps =") && !l.contains("factor ="));
+    let text: String = lines.map(|l| format!("{}\n", l.trim_start_matches("# "))).collect();
+    let settings = from_file(&format!("[decode]\n{text}")).expect("valid settings");
+    assert_eq!(settings.decode, DecodeOptions::BUILT_IN);
+}
+
+#[test]
+fn flags_go_before_the_environment_and_the_environment_before_the_file() {
+    let file = "[server]\nport = 1\nhost = \"::1\"\n[engine]\nslots = 5\n[model]\nadapter = \"a\"";
+    let file = Some(("server.toml".to_owned(), file.to_owned()));
+    let environment = environment(&[
+        ("EVOTOKEN__SERVER__PORT", "2"),
+        ("EVOTOKEN__ENGINE__QUEUE", "77"),
+        ("EVOTOKEN__DECODE__THRESHOLD", "0.5"),
+        ("EVOTOKEN__SERVER__API_KEYS", "one,two"),
+        ("EVOTOKEN__MODEL__SERVED_NAME", "12"),
+        ("OTHER__SERVER__PORT", "9"),
+    ]);
+    let flags = Flags { port: Some(3), device: Some(DeviceChoice::Cpu), ..Flags::default() };
+    let settings = Settings::from_layers(file, environment, &flags).expect("valid settings");
+    assert_eq!(settings.server.port, 3);
+    assert_eq!(settings.server.host.to_string(), "::1");
+    assert_eq!((settings.engine.slots, settings.engine.queue), (5, 77));
+    assert_eq!(settings.decode.threshold, Some(0.5));
+    assert_eq!(settings.server.api_keys.iter().collect::<Vec<_>>(), ["one", "two"]);
+    assert_eq!(settings.model.served_name.as_deref(), Some("12"));
+    assert_eq!(settings.model.adapter, Some(PathBuf::from("a")));
+    assert_eq!(settings.model.device, DeviceChoice::Cpu);
+}
+
+#[test]
+fn a_mistake_is_named_with_its_place_and_key() {
+    for (text, parts) in [
+        ("[server]\nprot = 1", ["server.toml: server", "prot", "`port`"].as_slice()),
+        ("[sever]\nport = 1", &["server.toml", "sever", "`server`"]),
+        ("[server]\nport = \"x\"", &["server.toml: server.port", "integer"]),
+        ("[server]\nport = 70000", &["server.toml: server.port", "70000"]),
+        ("[log]\nformat = \"xml\"", &["server.toml: log.format", "xml"]),
+        ("[decode]\nstep = 1", &["server.toml: decode", "step", "`steps`"]),
+        ("[decode]\nalpha = 1.0", &["decode.alpha", "below 1"]),
+        ("[engine]\nqueue = 0", &["engine.queue", "at least 1"]),
+        ("[engine]\nqueue = 8", &["limits.max_choices", "engine.queue"]),
+        ("[server]\nbody_timeout_s = 0", &["server.body_timeout_s", "between 1"]),
+        ("[server]\ncors_origins = [\"a b\"]", &["server.cors_origins", "a b"]),
+        ("[server\n", &["server.toml", "line 1"]),
+    ] {
+        let message = from_file(text).expect_err(text);
+        for part in parts {
+            assert!(message.contains(part), "{part:?} is not in {message:?}");
+        }
+    }
+    let message = from_environment(&[("EVOTOKEN__SERVER__PROT", "1")]).expect_err("unknown key");
+    assert!(
+        message.contains("environment") && message.contains("prot") && message.contains("`port`"),
+        "{message}"
+    );
+}
+
+#[test]
+fn api_keys_are_never_shown() {
+    let settings = from_environment(&[("EVOTOKEN__SERVER__API_KEYS", "sesame")]).expect("valid settings");
+    assert!(!settings.render().contains("sesame"));
+    assert!(!format!("{settings:?}").contains("sesame"));
+}
+
+#[test]
+fn the_rendered_settings_are_a_settings_file() {
+    let text = "[server]\nport = 9\n[decode]\nsteps = 8\nmethod = \"mask\"\n[log]\nlevel = \"a\\\"b\"";
+    let settings = from_file(text).expect("valid settings");
+    assert_eq!(from_file(&settings.render()), Ok(settings));
+}

@@ -1,0 +1,140 @@
+//! Training data, scoring and the tokenizer.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use std::collections::HashSet;
+
+use evotoken::train::data::countdown::{self, Problem};
+use evotoken::train::data::{Row, TokenRows, rows};
+use evotoken::train::{score, tokenizer};
+use proptest::prelude::*;
+
+#[test]
+fn solutions_follow_the_canonical_rule() {
+    let cases = [
+        ([30, 100, 93], 23, Some("(93+30)-100")),
+        ([3, 41, 26], 45, Some("(41-26)*3")),
+        ([5, 3, 2], 30, Some("(5*3)*2")),
+        ([5, 3, 2], 10, Some("(5+3)+2")),
+        ([50, 7, 3], 40, Some("50-(7+3)")),
+        ([100, 7, 3], 10, Some("100/(7+3)")),
+        ([97, 89, 83], 1, None),
+    ];
+    for (numbers, target, expected) in cases {
+        assert_eq!(Problem { numbers, target }.solution().as_deref(), expected, "{numbers:?} {target}");
+    }
+}
+
+#[test]
+fn the_order_of_the_numbers_does_not_change_the_solution() {
+    let [a, b, c] = [12, 41, 22];
+    let all = [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]];
+    let solutions: HashSet<_> = all.map(|numbers| Problem { numbers, target: 75 }.solution()).into();
+    assert_eq!(solutions, HashSet::from([Some("(41+22)+12".to_owned())]));
+}
+
+#[test]
+fn generated_rows_are_solved_different_seeded_and_not_excluded() {
+    let free = countdown::generate(300, 7, &HashSet::new()).unwrap();
+    assert_eq!(free, countdown::generate(300, 7, &HashSet::new()).unwrap());
+    assert_ne!(free, countdown::generate(300, 8, &HashSet::new()).unwrap());
+    let problems: Vec<Problem> = free.iter().map(|row| Problem::from_row(row).unwrap()).collect();
+    let keys: HashSet<_> = problems.iter().map(Problem::key).collect();
+    assert_eq!(keys.len(), 300);
+    for (row, problem) in free.iter().zip(&problems) {
+        assert!(score::solves(&row.completion, &problem.numbers, problem.target), "{row:?}");
+    }
+    let rest = countdown::generate(300, 7, &keys).unwrap();
+    assert!(rest.iter().all(|row| !keys.contains(&Problem::from_row(row).unwrap().key())));
+}
+
+#[test]
+fn rows_that_cannot_be_read_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.jsonl");
+    std::fs::write(&path, "{\"prompt\": \"a\", \"completion\": \"b\"}\n{\"prompt\": 3}\n").unwrap();
+    let error = format!("{:#}", rows::read(&path).unwrap_err());
+    assert!(error.contains("rows.jsonl line 2"), "{error}");
+    std::fs::write(&path, "{\"input\": \"1,2\", \"output\": \"3\"}\n").unwrap();
+    let error = format!("{:#}", rows::read_countdown_test(&path).unwrap_err());
+    assert!(error.contains("row 1: not three numbers"), "{error}");
+}
+
+#[test]
+fn scoring_wants_an_expression_over_exactly_the_numbers() {
+    let right = ["(93+30)-100", "93 + 30 - 100", "-100+93+30", "30-(100-93)"];
+    let wrong = [
+        "93+30",
+        "(93+30)-100+1-1",
+        "(93+30-100",
+        "93+30-100=23",
+        "93**30",
+        "93//30-100",
+        "",
+        "()",
+        "93.0+30-100",
+    ];
+    assert!(right.iter().all(|text| score::solves(text, &[30, 100, 93], 23)));
+    assert!(wrong.iter().all(|text| !score::solves(text, &[30, 100, 93], 23)));
+    assert!(score::solves("(1/3)*6", &[1, 3, 6], 2));
+    assert!(!score::solves("1/(3-3)", &[1, 3, 3], 1));
+    assert!(!score::solves(&"(".repeat(100_000), &[1], 1));
+}
+
+// ---- tokenizer ----
+
+fn round_trip(text: &str) {
+    let tokenizer = tokenizer::build().unwrap();
+    let ids = tokenizer.encode(text, false).unwrap();
+    assert_eq!(tokenizer.decode(ids.get_ids(), false).unwrap(), text);
+}
+
+#[test]
+fn a_prompt_is_nine_tokens_and_an_answer_seven() {
+    let tokenizer = tokenizer::build().unwrap();
+    let prompt = tokenizer.encode("Numbers: [30, 100, 93]\nTarget: 23", true).unwrap();
+    assert_eq!(
+        prompt.get_tokens(),
+        ["<bos>", "Numbers: [", "30", ", ", "100", ", ", "93", "]\nTarget: ", "23"]
+    );
+    assert_eq!(prompt.get_ids()[0], tokenizer::BOS);
+    let answer = tokenizer.encode("(93+30)-100", false).unwrap();
+    assert_eq!(answer.get_tokens(), ["(", "93", "+", "30", ")", "-", "100"]);
+    assert_eq!(tokenizer.get_vocab_size(true), tokenizer::VOCABULARY);
+}
+
+#[test]
+fn awkward_texts_come_back() {
+    let long = "9".repeat(5000);
+    for text in [
+        "",
+        " ",
+        "256",
+        "1000000",
+        "007",
+        "<0x41>",
+        "<0xFF>",
+        "<mask>",
+        "é\u{0}\u{1F600}",
+        "Numbers: [",
+        ", ,",
+        &long,
+    ] {
+        round_trip(text);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_comes_back(text in "\\PC*|[0-9, \\[\\]\nNumbersTarget:<>x()+*/-]*|(?s).*") {
+        round_trip(&text);
+    }
+}
+
+#[test]
+fn prompts_of_different_lengths_are_refused() {
+    let row = |prompt: &str| Row { prompt: prompt.to_owned(), completion: "1".to_owned() };
+    let made = [row("Numbers: [1, 2, 3]\nTarget: 4"), row("Numbers: [1, 2, 3]\nTarget: 400")];
+    let error = TokenRows::encode(&made, &tokenizer::build().unwrap(), tokenizer::EOS).unwrap_err();
+    assert!(error.to_string().starts_with("row 2 has a prompt of"), "{error}");
+}
