@@ -8,6 +8,7 @@ use evotoken::config;
 use evotoken::decode::options::Method;
 use evotoken::train::card::{self, Card};
 use evotoken::train::checkpoint::Progress;
+use evotoken::train::data::chain;
 use evotoken::train::data::countdown::{self, Problem};
 use evotoken::train::data::{TokenRows, rows};
 use evotoken::train::evaluate::{self, Decoding};
@@ -82,6 +83,24 @@ enum DataKind {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Sums of many steps, worked left to right, of which only the last two digits are kept.
+    Chain {
+        /// Number of rows.
+        #[arg(long)]
+        rows: usize,
+        /// Operations per row.
+        #[arg(long, default_value_t = 16)]
+        steps: usize,
+        /// Seed; the same seed gives the same file.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Rows (JSONL) that must not occur.
+        #[arg(long)]
+        exclude: Option<PathBuf>,
+        /// File to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -118,6 +137,13 @@ fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Data { kind: DataKind::Countdown { rows, seed, exclude, out } } => {
             write_countdown(rows, seed, exclude.as_deref(), &out)
+        }
+        Command::Data { kind: DataKind::Chain { rows: count, steps, seed, exclude, out } } => {
+            let excluded = exclude.as_deref().map(rows::read).transpose()?.unwrap_or_default();
+            let excluded = excluded.into_iter().map(|row| row.prompt).collect();
+            rows::write(&out, &chain::generate(count, steps, seed, &excluded)?)?;
+            eprintln!("{count} rows written to {}", out.display());
+            Ok(())
         }
         Command::Pretrain(args) => pretrain(&args),
         Command::Finetune { model, train } => finetune(&model, &train),

@@ -38,6 +38,11 @@ impl Writer {
         self.events.try_send(event)
     }
 
+    /// Whether the reader is there and has room for so many more events.
+    pub fn has_room(&self, events: usize) -> bool {
+        !self.is_closed() && self.events.capacity() >= events
+    }
+
     /// Whether the reader left.
     pub fn is_closed(&self) -> bool {
         self.events.is_closed()

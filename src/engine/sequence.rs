@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use tokio::sync::mpsc::error::TrySendError;
-
 use super::ModelInfo;
 use super::batch::{RowsView, Sampling, StepBatch};
 use super::event::{BlockEvent, FinishReason, Progress, SequenceError};
@@ -42,12 +40,13 @@ impl Ticket {
     }
 }
 
-/// How a sequence left the engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
-    Finished(FinishReason),
-    /// The reader is gone, or too slow for its buffer.
-    Cancelled,
+/// A finished block.
+#[derive(Debug)]
+pub(super) struct Block {
+    /// Its tokens before end-of-text.
+    ids: Vec<u32>,
+    /// Why it is the last, if it is.
+    last: Option<FinishReason>,
 }
 
 /// A sequence in a slot. Dropping it frees the slot.
@@ -90,8 +89,8 @@ impl Sequence {
         batch.push_step(&self.state, plan, self.slot.id(), sampling);
     }
 
-    /// Apply a step's result and tell the reader of a finished block. `Some` when the sequence is over.
-    pub fn apply(&mut self, rows: RowsView<'_>, eos_ids: &[u32]) -> Option<Ending> {
+    /// Apply a step's result. `Some` when it finished a block.
+    pub fn apply(&mut self, rows: RowsView<'_>, eos_ids: &[u32]) -> Option<Block> {
         let report = self.state.advance(rows);
         self.progress.nfe += 1;
         self.progress.revisions += report.revised;
@@ -101,18 +100,31 @@ impl Sequence {
         self.progress.blocks += 1;
         // End-of-text counts as one token.
         self.progress.tokens += ids.len() + usize::from(end.is_some());
-        let progress = self.progress;
-        let reason = match end {
+        let last = match end {
             Some(_) => Some(FinishReason::Stop),
             None => self.state.done().then_some(FinishReason::Length),
         };
-        let mut sent = self.ticket.events.try_send(BlockEvent::Block { ids, progress });
-        if let (Ok(()), Some(reason)) = (&sent, reason) {
-            sent = self.ticket.events.try_send(BlockEvent::Finished { reason, progress });
+        Some(Block { ids, last })
+    }
+
+    /// How the sequence is over with this block, if it is. A reader that has no room for the block, or left, is given
+    /// up.
+    pub fn outcome(&self, block: &Block) -> Option<Outcome> {
+        if !self.ticket.events.has_room(1 + usize::from(block.last.is_some())) {
+            return Some(self.ticket.outcome_of_leaving());
         }
-        match sent {
-            Ok(()) => reason.map(Ending::Finished),
-            Err(TrySendError::Full(_) | TrySendError::Closed(_)) => Some(Ending::Cancelled),
+        block.last.map(|reason| match reason {
+            FinishReason::Stop => Outcome::Stop,
+            FinishReason::Length => Outcome::Length,
+        })
+    }
+
+    /// Tell the reader of a finished block. One that leaves at this moment is noticed by the next reap.
+    pub fn tell(&self, block: Block) {
+        let (events, progress) = (&self.ticket.events, self.progress);
+        let sent = events.try_send(BlockEvent::Block { ids: block.ids, progress });
+        if let (Ok(()), Some(reason)) = (sent, block.last) {
+            let _ = events.try_send(BlockEvent::Finished { reason, progress });
         }
     }
 }

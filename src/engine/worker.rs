@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::batch::{Backend, StepBatch, StepOutput};
-use super::event::{BlockEvent, FinishReason, SequenceError};
+use super::batch::{Backend, RowsView, StepBatch, StepOutput};
+use super::event::{BlockEvent, SequenceError};
 use super::scheduler::{self, Candidate};
-use super::sequence::{Ending, Sequence, Ticket};
+use super::sequence::{Sequence, Ticket};
 use super::slots::{SlotLease, SlotPool};
 use super::{EngineLimits, ModelInfo};
 use crate::decode::StepPlan;
@@ -100,20 +100,9 @@ impl<B: Backend> Worker<B> {
     /// Let go of sequences whose reader left or whose time is up.
     fn reap(&mut self) {
         let now = Instant::now();
-        self.waiting.retain(|(ticket, _)| match gone(ticket, now) {
-            None => true,
-            Some(outcome) => {
-                self.metrics.finished(outcome, &queued_stats(ticket, now));
-                false
-            }
-        });
-        self.running.retain(|sequence| match gone(&sequence.ticket, now) {
-            None => true,
-            Some(outcome) => {
-                self.metrics.finished(outcome, &stats(sequence, now));
-                false
-            }
-        });
+        let metrics = &self.metrics;
+        self.waiting.retain(|(ticket, _)| !let_go(metrics, ticket, &queued_stats(ticket, now), now));
+        self.running.retain(|sequence| !let_go(metrics, &sequence.ticket, &stats(sequence, now), now));
         self.release();
     }
 
@@ -134,8 +123,8 @@ impl<B: Backend> Worker<B> {
         let now = Instant::now();
         if let Err(error) = self.backend.open_slot(slot.id(), canvas) {
             tracing::warn!(%error, canvas, "a sequence was refused");
-            ticket.fail(SequenceError::OutOfMemory);
             self.metrics.finished(Outcome::Failed, &queued_stats(&ticket, now));
+            ticket.fail(SequenceError::OutOfMemory);
             return;
         }
         self.metrics.admitted(now.duration_since(ticket.queued_at).as_secs_f64());
@@ -182,44 +171,56 @@ impl<B: Backend> Worker<B> {
         }
     }
 
-    /// Give every stepped sequence its rows; those that are over leave.
+    /// Give every stepped sequence its rows; those that are over leave. What happened is counted before a reader hears
+    /// of it, so that nobody who has an answer reads counts without it.
     fn apply(&mut self, plan: &[(usize, StepPlan)], output: Option<StepOutput>, started: Instant) {
         if plan.is_empty() {
             return;
         }
         self.tick += 1;
         let now = Instant::now();
+        self.metrics.tick(&tick_stats(plan, now.duration_since(started).as_secs_f64()));
         let mut over: Vec<usize> = Vec::new();
-        let mut row = 0;
-        for (index, step) in plan {
-            let sequence = &mut self.running[*index];
-            let Some(output) = &output else {
-                sequence.ticket.fail(SequenceError::Backend);
-                self.metrics.finished(Outcome::Failed, &stats(sequence, now));
-                over.push(*index);
-                continue;
-            };
-            sequence.last_tick = self.tick;
-            let blocks = sequence.progress.blocks;
-            let ending = sequence.apply(output.rows(row, step.needed()), &self.model.eos_ids);
-            row += step.needed();
-            if blocks == 0 && sequence.progress.blocks == 1 {
-                self.metrics.first_block(now.duration_since(sequence.ticket.queued_at).as_secs_f64());
+        match &output {
+            None => {
+                over.extend(plan.iter().map(|(index, _)| *index));
+                over.iter().for_each(|index| self.fail(&self.running[*index], SequenceError::Backend, now));
             }
-            if let Some(ending) = ending {
-                let outcome = match ending {
-                    Ending::Finished(FinishReason::Stop) => Outcome::Stop,
-                    Ending::Finished(FinishReason::Length) => Outcome::Length,
-                    Ending::Cancelled => sequence.ticket.outcome_of_leaving(),
-                };
-                self.metrics.finished(outcome, &stats(sequence, now));
-                over.push(*index);
+            Some(output) => {
+                let mut row = 0;
+                for (index, step) in plan {
+                    let rows = output.rows(row, step.needed());
+                    row += step.needed();
+                    if self.advance(*index, rows, now) {
+                        over.push(*index);
+                    }
+                }
             }
         }
-        self.metrics.tick(&tick_stats(plan, now.duration_since(started).as_secs_f64()));
         for index in over.into_iter().rev() {
             self.running.remove(index);
         }
+    }
+
+    /// One sequence's step. True: it is over.
+    fn advance(&mut self, index: usize, rows: RowsView<'_>, now: Instant) -> bool {
+        let sequence = &mut self.running[index];
+        sequence.last_tick = self.tick;
+        let Some(block) = sequence.apply(rows, &self.model.eos_ids) else { return false };
+        if sequence.progress.blocks == 1 {
+            self.metrics.first_block(now.duration_since(sequence.ticket.queued_at).as_secs_f64());
+        }
+        let outcome = sequence.outcome(&block);
+        if let Some(outcome) = outcome {
+            self.metrics.finished(outcome, &stats(sequence, now));
+        }
+        sequence.tell(block);
+        outcome.is_some()
+    }
+
+    fn fail(&self, sequence: &Sequence, error: SequenceError, now: Instant) {
+        self.metrics.finished(Outcome::Failed, &stats(sequence, now));
+        sequence.ticket.fail(error);
     }
 
     /// Tell the backend which slots were given back.
@@ -234,26 +235,26 @@ impl<B: Backend> Worker<B> {
     fn fail_all(&mut self, error: SequenceError) {
         let now = Instant::now();
         for (ticket, _) in self.waiting.drain(..) {
-            ticket.fail(error);
             self.metrics.finished(Outcome::Failed, &queued_stats(&ticket, now));
+            ticket.fail(error);
         }
-        for sequence in self.running.drain(..) {
-            sequence.ticket.fail(error);
-            self.metrics.finished(Outcome::Failed, &stats(&sequence, now));
+        for sequence in std::mem::take(&mut self.running) {
+            self.fail(&sequence, error, now);
         }
     }
 }
 
-/// Whether a sequence must go, and how it is counted. One whose time is up is told so.
-fn gone(ticket: &Ticket, now: Instant) -> Option<Outcome> {
+/// Count a sequence that must go, and tell one whose time is up. False: it may stay.
+fn let_go(metrics: &Metrics, ticket: &Ticket, stats: &FinishStats, now: Instant) -> bool {
     if ticket.cancelled() {
-        return Some(ticket.outcome_of_leaving());
-    }
-    if ticket.expired(now) {
+        metrics.finished(ticket.outcome_of_leaving(), stats);
+    } else if ticket.expired(now) {
+        metrics.finished(Outcome::Failed, stats);
         ticket.fail(SequenceError::Timeout);
-        return Some(Outcome::Failed);
+    } else {
+        return false;
     }
-    None
+    true
 }
 
 fn queued_stats(ticket: &Ticket, now: Instant) -> FinishStats {

@@ -1,5 +1,6 @@
 //! Training data: the Countdown generator, JSONL rows, and rows as tokens.
 
+pub mod chain;
 pub mod countdown;
 pub mod rows;
 
