@@ -5,27 +5,26 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use evotoken::config;
-use evotoken::decode::options::Method;
-use evotoken::train::card::{self, Card};
+use evotoken::model::ModelSource;
+use evotoken::train::card::Card;
 use evotoken::train::checkpoint::Progress;
 use evotoken::train::data::chain;
-use evotoken::train::data::countdown::{self, Problem};
+use evotoken::train::data::countdown;
 use evotoken::train::data::{TokenRows, rows};
-use evotoken::train::evaluate::{self, Decoding};
+use evotoken::train::evaluate::command::EvaluateArgs;
+use evotoken::train::evaluate::served::Served;
+use evotoken::train::evaluate::{Asked, IN_FLIGHT, development, grid};
 use evotoken::train::network::{self, Network, Weights};
 use evotoken::train::run::Run;
-use evotoken::train::settings::{Objective, Settings};
+use evotoken::train::settings::Settings;
+use evotoken::train::suites::Suite;
 use evotoken::train::{export, tokenizer};
 use serde_json::Value;
-use tokenizers::Tokenizer;
 
 /// Freed buffers of activations are kept for the next update: the system's allocator would return them to the kernel,
 /// and every update would fault them in again.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Mask weight of development scores if the recipe names none: the best one seen.
-const DEVELOPMENT_ALPHA: f64 = 0.9;
 
 /// Train masked diffusion language models.
 #[derive(Debug, Parser)]
@@ -52,18 +51,8 @@ enum Command {
         #[command(flatten)]
         train: TrainArgs,
     },
-    /// Score a model folder on Countdown problems with the training forward pass.
-    Score {
-        /// Model folder.
-        #[arg(long)]
-        model: PathBuf,
-        /// Countdown test file.
-        #[arg(long)]
-        test: PathBuf,
-        /// Mask weights to try with EvoToken.
-        #[arg(long, value_delimiter = ',', default_value = "0.9")]
-        alpha: Vec<f64>,
-    },
+    /// Measure what a model solves, through the serving engine.
+    Evaluate(Box<EvaluateArgs>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -120,9 +109,12 @@ struct TrainArgs {
     /// Model folder to write at the end.
     #[arg(long)]
     out: PathBuf,
-    /// Countdown test file to score the written model on, for its card.
+    /// Test file to measure the written model on, for its card.
     #[arg(long)]
     test: Option<PathBuf>,
+    /// What the held-out rows and the test file ask.
+    #[arg(long, default_value = "countdown")]
+    suite: Suite,
     /// Go on from the checkpoint in the run folder.
     #[arg(long)]
     resume: bool,
@@ -147,7 +139,7 @@ fn main() -> Result<()> {
         }
         Command::Pretrain(args) => pretrain(&args),
         Command::Finetune { model, train } => finetune(&model, &train),
-        Command::Score { model, test, alpha } => score(&model, &test, &alpha),
+        Command::Evaluate(args) => args.run(),
     }
 }
 
@@ -188,12 +180,12 @@ fn train(args: &TrainArgs, settings: Settings, origin: &str, model: (&Value, &We
     let (network, tokenizer) = (export::network(config)?, tokenizer::build()?);
     let rows = TokenRows::encode(&rows::read(&args.data)?, &tokenizer, tokenizer::EOS)?;
     let row_count = rows.len();
-    let held_out = args.held_out.as_deref().map(rows::read).transpose()?.unwrap_or_default();
-    let held_out = held_out.iter().map(Problem::from_row).collect::<Result<Vec<_>>>()?;
-    eprintln!("{row_count} training rows, {} rows held out", held_out.len());
-    let score = |network: &Network, weights: &Weights| match held_out.as_slice() {
+    let [held_out, test] = [&args.held_out, &args.test].map(|file| questions(args.suite, file.as_deref()));
+    let (held_out, test) = (held_out?, test?);
+    eprintln!("{row_count} training rows, {} rows held out", held_out.questions.len());
+    let score = |network: &Network, weights: &Weights| match held_out.questions.as_slice() {
         [] => Ok(String::new()),
-        problems => development_score(network, weights, &tokenizer, problems, &settings),
+        _ => development::line(network.config(), weights, &held_out, &settings),
     };
     let mut run = Run::new(settings.clone(), network, weights, rows, &args.run)?;
     if args.resume {
@@ -202,61 +194,41 @@ fn train(args: &TrainArgs, settings: Settings, origin: &str, model: (&Value, &We
     }
     run.train(args.stop_at.unwrap_or(settings.updates), &score)?;
     export::write(&args.out, config, &run.weights(), &settings.generation)?;
-    write_card(args, &settings, origin, (run.progress(), row_count))?;
+    write_card(args, &settings, (origin, row_count, run.progress()), &test)?;
     eprintln!("model written to {}", args.out.display());
     Ok(())
 }
 
-/// One line of the log: held-out problems solved at full, half and a quarter of the steps, on 8 answer tokens.
-fn development_score(
-    network: &Network,
-    weights: &Weights,
-    tokenizer: &Tokenizer,
-    problems: &[Problem],
-    settings: &Settings,
-) -> Result<String> {
-    let methods: &[Method] = match settings.objective {
-        Objective::Masked(_) => &[Method::Mask],
-        Objective::Cts(_) => &[Method::Mask, Method::Evotoken],
-    };
-    let alpha = settings.generation.diffusion.alpha.unwrap_or(DEVELOPMENT_ALPHA);
-    let mut line = String::new();
-    for (method, steps) in methods.iter().flat_map(|m| [4, 2, 1].map(|steps| (*m, steps))) {
-        let how = Decoding { method, alpha, k_soft: 3, canvas: 8, block: 4, steps };
-        let share = evaluate::accuracy(network, weights, tokenizer, problems, how)?;
-        line += &format!("{method:?} NFE {} {:.1} %  ", 2 * steps, 100.0 * share);
-    }
-    Ok(line)
+fn questions(suite: Suite, file: Option<&Path>) -> Result<Asked> {
+    let questions = file.map(|file| suite.read(file)).transpose()?.unwrap_or_default();
+    Ok(Asked { questions, prefill: String::new() })
 }
 
-/// Score the model as it was written and put the figures beside it.
-fn write_card(args: &TrainArgs, settings: &Settings, origin: &str, run: (&Progress, usize)) -> Result<()> {
-    let (config, weights) = export::read(&args.out)?;
-    let (network, tokenizer) = (export::network(&config)?, tokenizer::build()?);
-    let problems = args.test.as_deref().map(rows::read_countdown_test).transpose()?.unwrap_or_default();
-    let alpha = settings.generation.diffusion.alpha.unwrap_or(DEVELOPMENT_ALPHA);
-    let scores = match problems.as_slice() {
+/// Measure the model as it was written and put the figures beside it.
+fn write_card(
+    args: &TrainArgs,
+    settings: &Settings,
+    (origin, rows, progress): (&str, usize, &Progress),
+    test: &Asked,
+) -> Result<()> {
+    let (_, weights) = export::read(&args.out)?;
+    let measured = match test.questions.as_slice() {
         [] => Vec::new(),
-        problems => card::scores(&network, &weights, &tokenizer, problems, &[alpha])?,
+        _ => {
+            let served = Served::load(&ModelSource::folder(&args.out), None, IN_FLIGHT)?;
+            development::measure(&served, test, development::settings(settings))?
+        }
     };
     let card = Card {
-        name: &format!("countdown-{}", name(&args.out)),
+        name: &format!("{}-{}", grid::name(&args.suite), name(&args.out)),
         origin,
         recipe: &std::fs::read_to_string(&args.config)?,
-        progress: run.0,
+        progress,
         parameters: network::parameters(&weights),
-        rows: run.1,
+        rows,
         defaults: &settings.generation.diffusion,
-        scores: (problems.len(), &scores),
+        suite: args.suite,
+        measured: &measured,
     };
     export::write_text(&args.out.join("README.md"), &card.text()?)
-}
-
-fn score(model: &Path, test: &Path, alphas: &[f64]) -> Result<()> {
-    let (config, weights) = export::read(model)?;
-    let (network, tokenizer) = (export::network(&config)?, tokenizer::build()?);
-    let problems = rows::read_countdown_test(test)?;
-    let scores = card::scores(&network, &weights, &tokenizer, &problems, alphas)?;
-    print!("{}", card::table(&scores));
-    Ok(())
 }
