@@ -11,10 +11,12 @@ use evotoken::decode::options::{CacheMode, Method};
 use evotoken::model::{ModelConfig, ModelSource, bundled};
 use evotoken::service::GenerationDefaults;
 use evotoken::text::Tokenizer;
+use evotoken::text::chat_template::ChatTemplate;
 use evotoken::train::evaluate::grid::{Grid, Setting};
 use evotoken::train::evaluate::results::{self, Measured, wilson};
 use evotoken::train::evaluate::served::Served;
 use evotoken::train::evaluate::{Asked, Marked};
+use evotoken::train::suites::wording::{Prompt, Wording};
 use evotoken::train::suites::{Question, Suite, Truth};
 use evotoken::train::{export, tokenizer};
 
@@ -119,6 +121,23 @@ fn a_row_that_cannot_be_read_is_named_by_file_and_line() {
     assert!(error.starts_with("cannot read nowhere.jsonl: "), "{error}");
 }
 
+#[test]
+fn an_instruction_stands_above_the_question_and_the_prefill_behind_the_template() {
+    let message = |suite: Suite| Wording::Message {
+        instruction: suite.instruction(),
+        template: Box::new(ChatTemplate::load(&bundled::COUNTDOWN).unwrap()),
+    };
+    let prompt =
+        message(Suite::Gsm8k).prompt("How many?", Suite::Gsm8k.usual_style().usual_prefill()).unwrap();
+    let Prompt::Rendered(text) = prompt else { panic!("not rendered") };
+    let (instruction, question) = text.split_once("\n\n\n").unwrap();
+    assert_eq!(question, "How many?<reasoning>");
+    assert!(instruction.starts_with("<bos>\n") && instruction.ends_with("\\boxed{...}\n</answer>"), "{text}");
+    assert!(Suite::Countdown.instruction().ends_with(&Suite::Gsm8k.instruction()));
+    assert!(Suite::Countdown.instruction().contains("exactly once"));
+    assert_eq!(Wording::Plain.prompt("1+1=", "2").unwrap(), Prompt::Text("1+1=2".to_owned()));
+}
+
 // ---- ways of decoding ----
 
 #[derive(Parser)]
@@ -191,7 +210,7 @@ fn asked(problems: &[([u64; 3], u64)], prefill: &str) -> Asked {
         format!("{{\"input\": \"{a},{b},{c}\", \"output\": \"{target}\"}}\n")
     };
     let text: String = problems.iter().map(row).collect();
-    Asked { questions: read(Suite::Countdown, &text).unwrap(), prefill: prefill.to_owned() }
+    Asked { prefill: prefill.to_owned(), ..Asked::plain(read(Suite::Countdown, &text).unwrap()) }
 }
 
 const PROBLEMS: [([u64; 3], u64); 5] =
@@ -253,6 +272,17 @@ fn weights_in_memory_answer_as_their_folder_does() {
     for setting in ways() {
         assert_eq!(answers(&in_memory, &asked, &setting), answers(&of_folder, &asked, &setting));
     }
+}
+
+#[test]
+fn the_bundled_template_makes_the_plain_prompt_of_a_message() {
+    let served = Served::load(&bundled::COUNTDOWN, None, 8).unwrap();
+    let plain = asked(&PROBLEMS, "");
+    let template = Box::new(ChatTemplate::load(&bundled::COUNTDOWN).unwrap());
+    let wording = Wording::Message { instruction: String::new(), template };
+    let chat = Asked { wording, ..asked(&PROBLEMS, "") };
+    let setting = &settings("--method mask --steps 8 --cache none").unwrap()[0];
+    assert_eq!(answers(&served, &plain, setting), answers(&served, &chat, setting));
 }
 
 #[test]

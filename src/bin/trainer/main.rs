@@ -201,7 +201,7 @@ fn train(args: &TrainArgs, settings: Settings, origin: &str, model: (&Value, &We
 
 fn questions(suite: Suite, file: Option<&Path>) -> Result<Asked> {
     let questions = file.map(|file| suite.read(file)).transpose()?.unwrap_or_default();
-    Ok(Asked { questions, prefill: String::new() })
+    Ok(Asked::plain(questions))
 }
 
 /// Measure the model as it was written and put the figures beside it.

@@ -14,7 +14,9 @@ use super::results::{self, Measured, Record, Subject};
 use super::served::Served;
 use super::{Asked, IN_FLIGHT, Marked};
 use crate::model::{ModelSource, bundled};
+use crate::text::chat_template::ChatTemplate;
 use crate::train::files;
+use crate::train::suites::wording::{Style, Wording};
 use crate::train::suites::{Question, Suite};
 
 /// Time between pictures of the progress bar.
@@ -40,9 +42,12 @@ pub struct EvaluateArgs {
     limit: Option<usize>,
     #[command(flatten)]
     grid: Grid,
-    /// What every answer begins with, put behind the prompt
-    #[arg(long, default_value = "")]
-    prefill: String,
+    /// How questions are put; without it, plain for countdown and chain, instruct for the others
+    #[arg(long)]
+    prompt: Option<Style>,
+    /// What every answer begins with, put behind the prompt; without it, <reasoning> if the prompt is instruct
+    #[arg(long)]
+    prefill: Option<String>,
     /// What the rows of the table are called; without it, the model's name
     #[arg(long)]
     name: Option<String>,
@@ -79,8 +84,8 @@ impl EvaluateArgs {
         let mut questions = self.suite.read(&self.data)?;
         questions.truncate(self.limit.unwrap_or(usize::MAX));
         ensure!(!questions.is_empty(), "--limit must be at least 1");
-        let asked = Asked { questions, prefill: self.prefill.clone() };
         let source = self.model.as_ref().map_or(bundled::COUNTDOWN, ModelSource::folder);
+        let asked = Asked { questions, wording: self.wording(&source)?, prefill: self.prefill() };
         let served = Served::load(&source, self.adapter.as_deref(), self.in_flight)?;
         let settings = self.grid.settings(served.defaults(), served.config(), self.suite.usual_length())?;
         let mut answers = String::new();
@@ -103,6 +108,23 @@ impl EvaluateArgs {
         write(self.answers.as_deref(), &answers)
     }
 
+    fn style(&self) -> Style {
+        self.prompt.unwrap_or(self.suite.usual_style())
+    }
+
+    fn prefill(&self) -> String {
+        self.prefill.clone().unwrap_or_else(|| self.style().usual_prefill().to_owned())
+    }
+
+    fn wording(&self, source: &ModelSource) -> Result<Wording> {
+        let instruction = match self.style() {
+            Style::Plain => return Ok(Wording::Plain),
+            Style::Chat => String::new(),
+            Style::Instruct => self.suite.instruction(),
+        };
+        Ok(Wording::Message { instruction, template: Box::new(ChatTemplate::load(source)?) })
+    }
+
     fn subject(&self, source: &ModelSource) -> Subject {
         let folder = |path: &PathBuf| path.display().to_string();
         Subject {
@@ -111,7 +133,8 @@ impl EvaluateArgs {
             adapter: self.adapter.as_ref().map(folder),
             suite: self.suite,
             data: folder(&self.data),
-            prefill: self.prefill.clone(),
+            prompt: self.style(),
+            prefill: self.prefill(),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use super::suites::wording::Wording;
 use super::suites::{Mark, Question};
 use grid::Setting;
 use served::{Answer, Served};
@@ -28,15 +29,22 @@ pub struct Marked {
 }
 
 /// Questions as they are put to a model.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Asked {
     /// The questions.
     pub questions: Vec<Question>,
+    /// How prompts are made of them.
+    pub wording: Wording,
     /// What every answer begins with: it is put behind the prompt, and before the answer when that is marked.
     pub prefill: String,
 }
 
 impl Asked {
+    /// Questions put as they are.
+    pub fn plain(questions: Vec<Question>) -> Self {
+        Self { questions, wording: Wording::Plain, prefill: String::new() }
+    }
+
     /// Get and mark the answers to all questions; `done` is called after each.
     ///
     /// # Errors
@@ -45,8 +53,11 @@ impl Asked {
         let began = Instant::now();
         let mut streams = Vec::with_capacity(self.questions.len());
         for (index, question) in self.questions.iter().enumerate() {
-            let prompt = question.text.clone() + &self.prefill;
-            let stream = served.ask(prompt, setting, index as u64);
+            let stream = self
+                .wording
+                .prompt(&question.text, &self.prefill)
+                .map_err(Into::into)
+                .and_then(|prompt| served.ask(prompt, setting, index as u64));
             streams.push(stream.with_context(|| question.place.clone())?);
         }
         let mut answers = Vec::with_capacity(self.questions.len());

@@ -11,6 +11,7 @@ use super::grid::Setting;
 use crate::engine::Progress;
 use crate::train::files;
 use crate::train::suites::Suite;
+use crate::train::suites::wording::Style;
 
 /// What was measured: everything but the way of decoding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +26,9 @@ pub struct Subject {
     pub suite: Suite,
     /// File of the questions.
     pub data: String,
-    /// The first tokens of every answer, given.
+    /// How the questions were put.
+    pub prompt: Style,
+    /// What every answer was given to begin with.
     pub prefill: String,
 }
 

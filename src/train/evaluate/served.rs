@@ -16,6 +16,7 @@ use crate::service::{Ask, GenerationDefaults, Prompts, Service, ServiceParts, Te
 use crate::telemetry::Metrics;
 use crate::text::Tokenizer;
 use crate::train::network::Weights;
+use crate::train::suites::wording::Prompt;
 
 /// Most bytes of K/V memory in use.
 const KV_BYTES: usize = 4 << 30;
@@ -26,6 +27,7 @@ const ROWS_PER_TICK: usize = 1024;
 #[derive(Debug)]
 pub struct Served {
     service: Service,
+    tokenizer: Arc<Tokenizer>,
     defaults: GenerationDefaults,
     config: ModelConfig,
 }
@@ -94,12 +96,13 @@ impl Served {
             // Answers are read one after the other: the last must have room for all its blocks until then.
             event_buffer: config.max_positions + 3,
         };
+        let tokenizer = Arc::new(tokenizer);
         let info = ModelInfo { mask_id: config.mask_id, eos_ids, attention: Attention::Full };
         let engine = engine::start(backend, info, bounds, Arc::new(Metrics::new()))
             .context("the engine thread cannot be started")?;
         let service = Service::new(ServiceParts {
             name: String::new(),
-            tokenizer: Arc::new(tokenizer),
+            tokenizer: tokenizer.clone(),
             limits,
             max_choices: 1,
             timeout: None,
@@ -107,7 +110,7 @@ impl Served {
             defaults: defaults.clone(),
             engine,
         });
-        Ok(Self { service, defaults, config })
+        Ok(Self { service, tokenizer, defaults, config })
     }
 
     /// What the model's makers recommend.
@@ -124,9 +127,12 @@ impl Served {
     ///
     /// # Errors
     /// The prompt or the setting is out of range, or the engine has ended.
-    pub fn ask(&self, prompt: String, setting: &Setting, index: u64) -> Result<TextStream> {
+    pub fn ask(&self, prompt: Prompt, setting: &Setting, index: u64) -> Result<TextStream> {
         let ask = Ask {
-            prompts: Prompts::Texts(vec![prompt]),
+            prompts: match prompt {
+                Prompt::Text(text) => Prompts::Texts(vec![text]),
+                Prompt::Rendered(text) => Prompts::Ids(vec![self.tokenizer.encode_rendered(&text)?]),
+            },
             choices: 1,
             max_tokens: Some(setting.max_tokens),
             temperature: Some(setting.temperature),

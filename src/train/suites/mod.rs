@@ -5,6 +5,7 @@
 mod extract;
 mod math;
 mod rows;
+pub mod wording;
 
 use std::path::Path;
 
