@@ -1,5 +1,6 @@
-//! Text to token ids and back.
+//! Messages to text, text to token ids, and back.
 
+pub mod chat_template;
 pub mod detokenizer;
 
 use std::collections::HashSet;
@@ -61,7 +62,19 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer does not know a character and has no token for the unknown.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizeError> {
-        let encoding = self.inner.encode_fast(text, true).map_err(|e| TokenizeError(e.to_string()))?;
+        self.ids(text, true)
+    }
+
+    /// Token ids of a text that holds its special tokens already, as a chat template's does.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, TokenizeError> {
+        self.ids(text, false)
+    }
+
+    fn ids(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TokenizeError> {
+        let encoding = self.inner.encode_fast(text, add_special).map_err(|e| TokenizeError(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 

@@ -21,4 +21,5 @@ pub mod random;
 pub mod run;
 pub mod score;
 pub mod settings;
+pub mod suites;
 pub mod tokenizer;

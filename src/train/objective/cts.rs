@@ -101,7 +101,7 @@ impl CtsBatch {
                 unrolled.scored.iter().map(|s| if *s { (share / stages) as f32 } else { 0.0 }).collect();
             let loss = ops::cross_entropy(&logits, &unrolled.targets, &per_stage)?;
             super::accumulate(&mut gradients, trainable, &loss.backward()?)?;
-            let soft = unrolled.advance(stage, &Candidates::of(&logits, k_soft, None)?);
+            let soft = unrolled.advance(stage, &Candidates::of(&logits, k_soft)?);
             let loss = f64::from(loss.to_scalar::<f32>()?) * stages;
             done.push(Stage { loss, x: unrolled.x.clone(), soft });
         }

@@ -5,27 +5,26 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use evotoken::config;
-use evotoken::decode::options::Method;
-use evotoken::train::card::{self, Card};
+use evotoken::model::ModelSource;
+use evotoken::train::card::Card;
 use evotoken::train::checkpoint::Progress;
 use evotoken::train::data::chain;
-use evotoken::train::data::countdown::{self, Problem};
+use evotoken::train::data::countdown;
 use evotoken::train::data::{TokenRows, rows};
-use evotoken::train::evaluate::{self, Decoding};
+use evotoken::train::evaluate::command::EvaluateArgs;
+use evotoken::train::evaluate::served::Served;
+use evotoken::train::evaluate::{Asked, IN_FLIGHT, development, grid};
 use evotoken::train::network::{self, Network, Weights};
 use evotoken::train::run::Run;
-use evotoken::train::settings::{Objective, Settings};
+use evotoken::train::settings::Settings;
+use evotoken::train::suites::Suite;
 use evotoken::train::{export, merge, tokenizer};
 use serde_json::Value;
-use tokenizers::Tokenizer;
 
 /// Freed buffers of activations are kept for the next update: the system's allocator would return them to the kernel,
 /// and every update would fault them in again.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Mask weight of development scores if the recipe names none: the best one seen.
-const DEVELOPMENT_ALPHA: f64 = 0.9;
 
 /// Train masked diffusion language models.
 #[derive(Debug, Parser)]
@@ -64,18 +63,8 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Score a model folder on Countdown problems with the training forward pass.
-    Score {
-        /// Model folder.
-        #[arg(long)]
-        model: PathBuf,
-        /// Countdown test file.
-        #[arg(long)]
-        test: PathBuf,
-        /// Mask weights to try with EvoToken.
-        #[arg(long, value_delimiter = ',', default_value = "0.9")]
-        alpha: Vec<f64>,
-    },
+    /// Measure what a model solves, through the serving engine.
+    Evaluate(Box<EvaluateArgs>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -138,9 +127,12 @@ struct TrainArgs {
     /// Number of updates instead of the recipe's.
     #[arg(long)]
     updates: Option<usize>,
-    /// Countdown test file to score the written model on, for its card.
+    /// Test file to measure the written model on, for its card.
     #[arg(long)]
     test: Option<PathBuf>,
+    /// What the held-out rows and the test file ask.
+    #[arg(long, default_value = "countdown")]
+    suite: Suite,
     /// Go on from the checkpoint in the run folder.
     #[arg(long)]
     resume: bool,
@@ -170,7 +162,7 @@ fn main() -> Result<()> {
             eprintln!("model written to {}", out.display());
             Ok(())
         }
-        Command::Score { model, test, alpha } => score(&model, &test, &alpha),
+        Command::Evaluate(args) => args.run(),
     }
 }
 
@@ -203,7 +195,7 @@ fn pretrain(args: &TrainArgs) -> Result<()> {
         settings.model.as_ref().context("training from scratch needs a [model] table in the recipe")?;
     let config = export::config_json(model);
     let weights = export::network(&config)?.init(settings.seed)?;
-    train(args, settings, SCRATCH, (&config, &weights))
+    train(args, settings, None, (&config, &weights))
 }
 
 fn finetune(model: &Path, args: &TrainArgs) -> Result<()> {
@@ -212,27 +204,25 @@ fn finetune(model: &Path, args: &TrainArgs) -> Result<()> {
         bail!("the recipe has a [model] table, but the model is given by --model");
     }
     let (config, weights) = export::read(model)?;
-    train(args, settings, &name(model), (&config, &weights))
+    train(args, settings, Some(model), (&config, &weights))
 }
-
-/// What a model that starts from random weights is trained from.
-const SCRATCH: &str = "scratch";
 
 fn name(folder: &Path) -> String {
     folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn train(args: &TrainArgs, settings: Settings, origin: &str, model: (&Value, &Weights)) -> Result<()> {
+/// Train from the weights of the folder `base`, or from random ones.
+fn train(args: &TrainArgs, settings: Settings, base: Option<&Path>, model: (&Value, &Weights)) -> Result<()> {
     let (config, weights) = model;
     let (network, tokenizer) = (export::network(config)?, tokenizer::build()?);
     let rows = TokenRows::encode(&rows::read(&args.data)?, &tokenizer, tokenizer::EOS)?;
     let row_count = rows.len();
-    let held_out = args.held_out.as_deref().map(rows::read).transpose()?.unwrap_or_default();
-    let held_out = held_out.iter().map(Problem::from_row).collect::<Result<Vec<_>>>()?;
-    eprintln!("{row_count} training rows, {} rows held out", held_out.len());
-    let score = |network: &Network, weights: &Weights| match held_out.as_slice() {
+    let [held_out, test] = [&args.held_out, &args.test].map(|file| questions(args.suite, file.as_deref()));
+    let (held_out, test) = (held_out?, test?);
+    eprintln!("{row_count} training rows, {} rows held out", held_out.questions.len());
+    let score = |network: &Network, weights: &Weights| match held_out.questions.as_slice() {
         [] => Ok(String::new()),
-        problems => development_score(network, weights, &tokenizer, problems, &settings),
+        _ => development::line(network.config(), weights, &held_out, &settings),
     };
     let mut run = Run::new(settings.clone(), network, weights, rows, &args.run)?;
     if args.resume {
@@ -243,66 +233,49 @@ fn train(args: &TrainArgs, settings: Settings, origin: &str, model: (&Value, &We
     match &settings.lora {
         None => export::write(&args.out, config, &run.trained(), &settings.generation)?,
         Some(lora) => {
-            export::write_adapter(&args.out, origin, &run.trained(), lora, &settings.generation)?;
-            eprintln!("adapter written to {}", args.out.display());
-            return Ok(());
+            let base = base.map(name).unwrap_or_default();
+            export::write_adapter(&args.out, &base, &run.trained(), lora, &settings.generation)?;
         }
     }
-    write_card(args, &settings, &format!("from `{origin}`"), (run.progress(), row_count))?;
-    eprintln!("model written to {}", args.out.display());
+    let count = network::parameters(&run.trained());
+    write_card(args, &settings, (base, row_count, count, run.progress()), &test)?;
+    eprintln!("written to {}", args.out.display());
     Ok(())
 }
 
-/// One line of the log: held-out problems solved at full, half and a quarter of the steps, on 8 answer tokens.
-fn development_score(
-    network: &Network,
-    weights: &Weights,
-    tokenizer: &Tokenizer,
-    problems: &[Problem],
-    settings: &Settings,
-) -> Result<String> {
-    let methods: &[Method] = match settings.objective {
-        Objective::Masked(_) => &[Method::Mask],
-        Objective::Cts(_) => &[Method::Mask, Method::Evotoken],
-    };
-    let alpha = settings.generation.diffusion.alpha.unwrap_or(DEVELOPMENT_ALPHA);
-    let mut line = String::new();
-    for (method, steps) in methods.iter().flat_map(|m| [4, 2, 1].map(|steps| (*m, steps))) {
-        let how = Decoding { method, alpha, k_soft: 3, canvas: 8, block: 4, steps };
-        let share = evaluate::accuracy(network, weights, tokenizer, problems, how)?;
-        line += &format!("{method:?} NFE {} {:.1} %  ", 2 * steps, 100.0 * share);
-    }
-    Ok(line)
+fn questions(suite: Suite, file: Option<&Path>) -> Result<Asked> {
+    let questions = file.map(|file| suite.read(file)).transpose()?.unwrap_or_default();
+    Ok(Asked::plain(questions))
 }
 
-/// Score the model as it was written and put the figures beside it.
-fn write_card(args: &TrainArgs, settings: &Settings, origin: &str, run: (&Progress, usize)) -> Result<()> {
-    let (config, weights) = export::read(&args.out)?;
-    let (network, tokenizer) = (export::network(&config)?, tokenizer::build()?);
-    let problems = args.test.as_deref().map(rows::read_countdown_test).transpose()?.unwrap_or_default();
-    let alpha = settings.generation.diffusion.alpha.unwrap_or(DEVELOPMENT_ALPHA);
-    let scores = match problems.as_slice() {
+/// Measure the model or adapter as it was written and put the figures beside it.
+fn write_card(
+    args: &TrainArgs,
+    settings: &Settings,
+    (base, rows, parameters, progress): (Option<&Path>, usize, usize, &Progress),
+    test: &Asked,
+) -> Result<()> {
+    let measured = match test.questions.as_slice() {
         [] => Vec::new(),
-        problems => card::scores(&network, &weights, &tokenizer, problems, &[alpha])?,
+        _ => {
+            let (model, adapter) = match (&settings.lora, base) {
+                (Some(_), Some(base)) => (base, Some(args.out.as_path())),
+                _ => (args.out.as_path(), None),
+            };
+            let served = Served::load(&ModelSource::folder(model), adapter, IN_FLIGHT)?;
+            development::measure(&served, test, development::settings(settings))?
+        }
     };
     let card = Card {
-        name: &format!("countdown-{}", name(&args.out)),
-        origin,
+        name: &format!("{}-{}", grid::name(&args.suite), name(&args.out)),
+        origin: &base.map_or("scratch".to_owned(), name),
         recipe: &std::fs::read_to_string(&args.config)?,
-        progress: run.0,
-        parameters: network::parameters(&weights),
-        rows: run.1,
+        progress,
+        parameters,
+        rows,
         defaults: &settings.generation.diffusion,
-        scores: (problems.len(), &scores),
+        suite: args.suite,
+        measured: &measured,
     };
     export::write_text(&args.out.join("README.md"), &card.text()?)
-}
-
-fn score(model: &Path, test: &Path, alphas: &[f64]) -> Result<()> {
-    let (config, weights) = export::read(model)?;
-    let (network, tokenizer) = (export::network(&config)?, tokenizer::build()?);
-    let problems = rows::read_countdown_test(test)?;
-    let scores = card::scores(&network, &weights, &tokenizer, &problems, alphas)?;
-    print!("{}", card::table(&scores));
-    Ok(())
 }
