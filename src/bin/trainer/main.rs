@@ -8,8 +8,7 @@ use evotoken::config;
 use evotoken::model::ModelSource;
 use evotoken::train::card::Card;
 use evotoken::train::checkpoint::Progress;
-use evotoken::train::data::chain;
-use evotoken::train::data::countdown;
+use evotoken::train::data::countdown::{self, Style};
 use evotoken::train::data::{TokenRows, rows};
 use evotoken::train::evaluate::command::EvaluateArgs;
 use evotoken::train::evaluate::served::Served;
@@ -74,28 +73,13 @@ enum DataKind {
         /// Number of rows.
         #[arg(long)]
         rows: usize,
+        /// How the solution is written.
+        #[arg(long, value_enum, default_value = "expression")]
+        style: Style,
         /// Seed; the same seed gives the same file.
         #[arg(long, default_value_t = 1)]
         seed: u64,
         /// Test file whose problems must not occur.
-        #[arg(long)]
-        exclude: Option<PathBuf>,
-        /// File to write.
-        #[arg(long)]
-        out: PathBuf,
-    },
-    /// Sums of many steps modulo 23, worked left to right.
-    Chain {
-        /// Number of rows.
-        #[arg(long)]
-        rows: usize,
-        /// Operations per row.
-        #[arg(long, default_value_t = 16)]
-        steps: usize,
-        /// Seed; the same seed gives the same file.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// Rows (JSONL) that must not occur.
         #[arg(long)]
         exclude: Option<PathBuf>,
         /// File to write.
@@ -145,15 +129,8 @@ fn main() -> Result<()> {
     // SAFETY: no other thread has been started yet.
     unsafe { config::keep_candle_on_its_thread() };
     match Cli::parse().command {
-        Command::Data { kind: DataKind::Countdown { rows, seed, exclude, out } } => {
-            write_countdown(rows, seed, exclude.as_deref(), &out)
-        }
-        Command::Data { kind: DataKind::Chain { rows: count, steps, seed, exclude, out } } => {
-            let excluded = exclude.as_deref().map(rows::read).transpose()?.unwrap_or_default();
-            let excluded = excluded.into_iter().map(|row| row.prompt).collect();
-            rows::write(&out, &chain::generate(count, steps, seed, &excluded)?)?;
-            eprintln!("{count} rows written to {}", out.display());
-            Ok(())
+        Command::Data { kind: DataKind::Countdown { rows, style, seed, exclude, out } } => {
+            write_countdown((rows, style, seed), exclude.as_deref(), &out)
         }
         Command::Pretrain(args) => pretrain(&args),
         Command::Finetune { model, train } => finetune(&model, &train),
@@ -166,10 +143,14 @@ fn main() -> Result<()> {
     }
 }
 
-fn write_countdown(count: usize, seed: u64, exclude: Option<&Path>, out: &Path) -> Result<()> {
+fn write_countdown(
+    (count, style, seed): (usize, Style, u64),
+    exclude: Option<&Path>,
+    out: &Path,
+) -> Result<()> {
     let excluded = exclude.map(rows::read_countdown_test).transpose()?.unwrap_or_default();
     let excluded = excluded.iter().map(countdown::Problem::key).collect();
-    let made = countdown::generate(count, seed, &excluded)?;
+    let made = countdown::generate(count, style, seed, &excluded)?;
     rows::write(out, &made)?;
     eprintln!("{count} rows written to {}", out.display());
     Ok(())

@@ -1,6 +1,5 @@
 //! Training data: the Countdown generator, JSONL rows, and rows as tokens.
 
-pub mod chain;
 pub mod countdown;
 pub mod rows;
 
