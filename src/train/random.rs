@@ -18,6 +18,8 @@ pub enum Purpose {
     Alpha = 5,
     /// Initial weights.
     Weights = 6,
+    /// Padding of batches as long as their rows.
+    Padding = 7,
 }
 
 const STRIDE: u64 = 0x9E37_79B9_7F4A_7C15;

@@ -48,7 +48,7 @@ impl Run {
     /// A run that has not begun.
     ///
     /// # Errors
-    /// The weights do not fit the network.
+    /// The weights do not fit the network, or a row fits it or a canvas of the recipe not.
     pub fn new(
         settings: Settings,
         network: Network,
@@ -57,6 +57,7 @@ impl Run {
         folder: &Path,
     ) -> Result<Self> {
         network.check(weights)?;
+        rows.check(&settings.canvases, network.config())?;
         let variable = |(name, tensor): (&String, _)| anyhow::Ok((name.clone(), Var::from_tensor(tensor)?));
         Ok(Self {
             variables: weights.iter().map(variable).collect::<Result<_>>()?,
@@ -104,9 +105,11 @@ impl Run {
     /// # Errors
     /// The loss or a gradient is not finite, or a file cannot be written; the last checkpoint stays as it was.
     pub fn train(&mut self, until: usize, score: Scorer) -> Result<()> {
-        std::fs::create_dir_all(&self.folder).context("cannot make the folder of the run")?;
         let path = self.folder.join(LOG);
-        let mut log = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
+        let unwritable = || format!("cannot write the log {}", path.display());
+        std::fs::create_dir_all(&self.folder).with_context(unwritable)?;
+        let mut log =
+            std::fs::OpenOptions::new().create(true).append(true).open(&path).with_context(unwritable)?;
         let until = until.min(self.settings.updates);
         let bar = bar(self.progress.updates, self.settings.updates);
         while self.progress.updates < until {
@@ -119,7 +122,7 @@ impl Run {
             let p = &self.progress;
             let line = json!({"update": p.updates, "loss": loss, "norm": norm, "rows": p.rows,
                               "tokens_per_second": (tokens as f64 / seconds).round(), "seconds": p.seconds});
-            writeln!(log, "{line}").context("cannot write the log of the run")?;
+            writeln!(log, "{line}").with_context(unwritable)?;
             bar.set_position(p.updates as u64);
             bar.set_message(format!("loss {:.4}, {:.0} tokens/s", p.loss, p.tokens as f64 / p.seconds));
             if p.updates.is_multiple_of(self.settings.checkpoint_every) || p.updates == until {
@@ -156,7 +159,10 @@ impl Run {
         let seed = self.settings.seed;
         let canvas = self.canvas(update);
         let rows = self.order.take(self.progress.rows, canvas.rows);
-        let truth = self.rows.truth(&rows, canvas.length)?;
+        let truth = match canvas.length {
+            Some(length) => self.rows.truth(&rows, length)?,
+            None => self.rows.padded(&rows, &mut Stream::new(seed, Purpose::Padding, &[update as u64])),
+        };
         let mut noise = Stream::new(seed, Purpose::Noise, &[update as u64]);
         let (loss, gradients, passes) = self.gradients(&truth, &mut noise)?;
         if !loss.is_finite() {

@@ -186,7 +186,7 @@ fn name(folder: &Path) -> String {
 fn train(args: &TrainArgs, settings: Settings, origin: &str, model: (&Value, &Weights)) -> Result<()> {
     let (config, weights) = model;
     let (network, tokenizer) = (export::network(config)?, tokenizer::build()?);
-    let rows = TokenRows::encode(&rows::read(&args.data)?, &tokenizer, tokenizer::EOS)?;
+    let rows = TokenRows::read(&args.data, &tokenizer, tokenizer::EOS)?;
     let row_count = rows.len();
     let held_out = args.held_out.as_deref().map(rows::read).transpose()?.unwrap_or_default();
     let held_out = held_out.iter().map(Problem::from_row).collect::<Result<Vec<_>>>()?;
