@@ -1,15 +1,17 @@
 //! `trainer`: makes training data, pre-trains and fine-tunes masked diffusion language models.
 
+mod data;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use data::Data;
 use evotoken::config;
 use evotoken::decode::options::Method;
 use evotoken::train::card::{self, Card};
 use evotoken::train::checkpoint::Progress;
-use evotoken::train::data::chain;
-use evotoken::train::data::countdown::{self, Problem};
+use evotoken::train::data::countdown::Problem;
 use evotoken::train::data::{TokenRows, rows};
 use evotoken::train::evaluate::{self, Decoding};
 use evotoken::train::network::{self, Network, Weights};
@@ -40,7 +42,7 @@ enum Command {
     /// Write training data.
     Data {
         #[command(subcommand)]
-        kind: DataKind,
+        data: Data,
     },
     /// Train a model from scratch.
     Pretrain(TrainArgs),
@@ -66,49 +68,12 @@ enum Command {
     },
 }
 
-#[derive(Debug, Subcommand)]
-enum DataKind {
-    /// Countdown with three numbers, one solution per problem.
-    Countdown {
-        /// Number of rows.
-        #[arg(long)]
-        rows: usize,
-        /// Seed; the same seed gives the same file.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// Test file whose problems must not occur.
-        #[arg(long)]
-        exclude: Option<PathBuf>,
-        /// File to write.
-        #[arg(long)]
-        out: PathBuf,
-    },
-    /// Sums of many steps, worked left to right, of which only the last two digits are kept.
-    Chain {
-        /// Number of rows.
-        #[arg(long)]
-        rows: usize,
-        /// Operations per row.
-        #[arg(long, default_value_t = 16)]
-        steps: usize,
-        /// Seed; the same seed gives the same file.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// Rows (JSONL) that must not occur.
-        #[arg(long)]
-        exclude: Option<PathBuf>,
-        /// File to write.
-        #[arg(long)]
-        out: PathBuf,
-    },
-}
-
 #[derive(Debug, Args)]
 struct TrainArgs {
     /// Recipe (TOML).
     #[arg(long)]
     config: PathBuf,
-    /// Training rows (JSONL).
+    /// Training rows (JSONL): prompt and completion, or the tokens that `trainer data prepare` writes.
     #[arg(long)]
     data: PathBuf,
     /// Rows for the development score (JSONL), none of them among the training rows.
@@ -135,29 +100,11 @@ fn main() -> Result<()> {
     // SAFETY: no other thread has been started yet.
     unsafe { config::keep_candle_on_its_thread() };
     match Cli::parse().command {
-        Command::Data { kind: DataKind::Countdown { rows, seed, exclude, out } } => {
-            write_countdown(rows, seed, exclude.as_deref(), &out)
-        }
-        Command::Data { kind: DataKind::Chain { rows: count, steps, seed, exclude, out } } => {
-            let excluded = exclude.as_deref().map(rows::read).transpose()?.unwrap_or_default();
-            let excluded = excluded.into_iter().map(|row| row.prompt).collect();
-            rows::write(&out, &chain::generate(count, steps, seed, &excluded)?)?;
-            eprintln!("{count} rows written to {}", out.display());
-            Ok(())
-        }
+        Command::Data { data } => data::write(data),
         Command::Pretrain(args) => pretrain(&args),
         Command::Finetune { model, train } => finetune(&model, &train),
         Command::Score { model, test, alpha } => score(&model, &test, &alpha),
     }
-}
-
-fn write_countdown(count: usize, seed: u64, exclude: Option<&Path>, out: &Path) -> Result<()> {
-    let excluded = exclude.map(rows::read_countdown_test).transpose()?.unwrap_or_default();
-    let excluded = excluded.iter().map(countdown::Problem::key).collect();
-    let made = countdown::generate(count, seed, &excluded)?;
-    rows::write(out, &made)?;
-    eprintln!("{count} rows written to {}", out.display());
-    Ok(())
 }
 
 fn pretrain(args: &TrainArgs) -> Result<()> {
