@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::checkpoint::{self, Progress};
+use super::curve;
 use super::data::TokenRows;
 use super::data::rows::Order;
 use super::network::{Network, Weights};
@@ -43,6 +44,8 @@ const REFRESH: Duration = Duration::from_millis(500);
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
 /// Name of the log in a run's folder.
 pub const LOG: &str = "log.jsonl";
+/// Name of the picture of the loss in a run's folder, drawn with every checkpoint.
+pub const CURVE: &str = "loss.svg";
 
 impl Run {
     /// A run that has not begun.
@@ -142,7 +145,8 @@ impl Run {
     }
 
     fn save(&self) -> Result<()> {
-        checkpoint::save(&self.folder.join(CHECKPOINT), &self.variables, &self.adam, &self.progress)
+        checkpoint::save(&self.folder.join(CHECKPOINT), &self.variables, &self.adam, &self.progress)?;
+        curve::write(&self.folder.join(LOG), &self.folder.join(CURVE))
     }
 
     fn note(&mut self, loss: f64, tokens: usize, seconds: f64) {

@@ -132,6 +132,8 @@ fn name(folder: &Path) -> String {
 
 fn train(args: &TrainArgs, settings: Settings, origin: &str, model: (&Value, &Weights)) -> Result<()> {
     let (config, weights) = model;
+    // Now, not after hours of training.
+    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot write to {}", args.out.display()))?;
     let (network, tokenizer) = (export::network(config)?, tokenizer::build()?);
     let rows = TokenRows::read(&args.data, &tokenizer, tokenizer::EOS)?;
     let row_count = rows.len();
