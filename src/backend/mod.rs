@@ -3,6 +3,7 @@
 mod candidates;
 pub mod device;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{Result, Storage, Tensor};
@@ -39,6 +40,20 @@ impl CandleBackend {
         let config = ModelConfig::from_json(&source.require("config.json")?)?;
         let adapter = adapter.map(|folder| Adapter::load(folder, &device)).transpose()?;
         let weights = Weights::open(source, adapter, &device)?;
+        Ok(Self { model: Transformer::load(config, weights, &device)?, slots: Slots::default() })
+    }
+
+    /// A model whose weights are in memory, by their names in a checkpoint.
+    ///
+    /// # Errors
+    /// Names the tensor that is missing or misshapen.
+    pub fn from_tensors(
+        config: ModelConfig,
+        tensors: BTreeMap<String, Tensor>,
+        device: DeviceChoice,
+    ) -> std::result::Result<Self, ModelError> {
+        let device = device.open()?;
+        let weights = Weights::from_tensors(tensors, &device);
         Ok(Self { model: Transformer::load(config, weights, &device)?, slots: Slots::default() })
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// How decided positions are fed back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     /// Hard masks: a decided position is its token at once and never changes (LLaDA, Fast-dLLM).
@@ -13,7 +13,7 @@ pub enum Method {
 }
 
 /// Which K/V cache a step reads (Fast-dLLM). Without effect on block-causal models, whose cache is exact.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum CacheMode {
     /// Every step recomputes the whole canvas.
@@ -25,7 +25,7 @@ pub enum CacheMode {
 }
 
 /// When a finished block becomes hard tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Boundary {
     /// Before the next block's first step: the paper's equation 5, and what training sees.

@@ -1,4 +1,4 @@
-//! Weights by name and shape, from memory-mapped safetensors files or the binary, with a PEFT adapter merged in.
+//! Weights by name and shape, from memory-mapped safetensors files, the binary or memory, with a PEFT adapter merged in.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ pub struct Weights {
 enum Files {
     Mapped(MmapedSafetensors),
     Bundled(SliceSafetensors<'static>),
+    Memory(BTreeMap<String, Tensor>),
 }
 
 impl Weights {
@@ -40,6 +41,11 @@ impl Weights {
         Ok(Self { files, adapter, device: device.clone() })
     }
 
+    /// Weights that are in memory already, by their names in a checkpoint.
+    pub fn from_tensors(tensors: BTreeMap<String, Tensor>, device: &Device) -> Self {
+        Self { files: Files::Memory(tensors), adapter: None, device: device.clone() }
+    }
+
     /// The tensor `name` as f32, with the adapter's change added if it has one for this module.
     ///
     /// # Errors
@@ -48,6 +54,10 @@ impl Weights {
         let read = match &self.files {
             Files::Mapped(files) => files.load(name, &self.device),
             Files::Bundled(files) => files.load(name, &self.device),
+            Files::Memory(tensors) => match tensors.get(name) {
+                Some(tensor) => tensor.to_device(&self.device),
+                None => Err(candle_core::Error::CannotFindTensor { path: name.to_owned() }),
+            },
         };
         let tensor = check_shape(name, read.map_err(|e| tensor_error(name, e))?, shape)?;
         let Some(module) = name.strip_suffix(".weight") else { return Ok(tensor) };
@@ -74,7 +84,7 @@ impl Weights {
 ///
 /// # Errors
 /// The index is unreadable, or names a file outside the folder.
-pub(super) fn shards(folder: &Path, stem: &str) -> Result<Vec<PathBuf>, ModelError> {
+pub fn shards(folder: &Path, stem: &str) -> Result<Vec<PathBuf>, ModelError> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,

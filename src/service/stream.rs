@@ -50,9 +50,22 @@ impl TextStream {
         if let Some(last) = self.last.take() {
             return Some(last);
         }
+        let event = self.blocks.as_mut()?.recv().await;
+        Some(self.read(event))
+    }
+
+    /// As [`Self::next`], on a thread that may wait.
+    pub fn blocking_next(&mut self) -> Option<TextEvent> {
+        if let Some(last) = self.last.take() {
+            return Some(last);
+        }
+        let event = self.blocks.as_mut()?.blocking_recv();
+        Some(self.read(event))
+    }
+
+    fn read(&mut self, event: Option<BlockEvent>) -> TextEvent {
         // An engine that drops a sequence without a last word has lost it, or its reader was too slow.
-        let event = self.blocks.as_mut()?.recv().await.unwrap_or(BlockEvent::Failed(SequenceError::Backend));
-        Some(match event {
+        match event.unwrap_or(BlockEvent::Failed(SequenceError::Backend)) {
             BlockEvent::Admitted => TextEvent::Admitted,
             BlockEvent::Block { ids, progress } => self.block(&ids, progress),
             BlockEvent::Finished { reason, progress } => self.finish(reason, progress),
@@ -60,7 +73,7 @@ impl TextStream {
                 self.blocks = None;
                 TextEvent::Failed(error)
             }
-        })
+        }
     }
 
     fn block(&mut self, ids: &[u32], progress: Progress) -> TextEvent {

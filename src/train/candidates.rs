@@ -17,24 +17,15 @@ pub struct Candidates {
 }
 
 impl Candidates {
-    /// From logits `[positions, V]`. `without` is a token to leave out before the soft-max.
+    /// From logits `[positions, V]`.
     ///
     /// # Errors
     /// The logits cannot be read.
-    pub fn of(logits: &Tensor, k: usize, without: Option<u32>) -> Result<Self> {
+    pub fn of(logits: &Tensor, k: usize) -> Result<Self> {
         let (positions, vocab) = logits.dims2()?;
         let mut found =
             Self { ids: Vec::with_capacity(positions * k), probs: Vec::with_capacity(positions * k), k };
-        let mut row = vec![0f32; vocab];
-        ops::read(&logits.detach(), |all| {
-            for source in all.chunks_exact(vocab) {
-                row.copy_from_slice(source);
-                if let Some(id) = without {
-                    row[id as usize] = f32::NEG_INFINITY;
-                }
-                found.push(&row);
-            }
-        })?;
+        ops::read(&logits.detach(), |all| all.chunks_exact(vocab).for_each(|row| found.push(row)))?;
         Ok(found)
     }
 

@@ -1,11 +1,12 @@
 //! Whether a text solves a Countdown problem.
 
 /// Whether `text` is an expression over exactly `numbers`, each once, with `+ - * /` and parentheses, whose value is
-/// within 1e-5 of `target`. Spaces are ignored; anything else makes it wrong.
+/// within 1e-5 of `target`. Spaces are ignored; anything else makes it wrong. A decimal point may follow a number
+/// (`6.`, the end of a sentence); digits behind it count as another number.
 pub fn solves(text: &str, numbers: &[u64], target: u64) -> bool {
     let Some(tokens) = scan(text) else { return false };
-    let mut used: Vec<u64> =
-        tokens.iter().filter_map(|t| if let Token::Number(n) = t { Some(*n) } else { None }).collect();
+    let digits = text.split(|c: char| !c.is_ascii_digit()).filter(|run| !run.is_empty());
+    let Ok(mut used) = digits.map(str::parse).collect::<Result<Vec<u64>, _>>() else { return false };
     let mut given = numbers.to_vec();
     used.sort_unstable();
     given.sort_unstable();
@@ -14,7 +15,7 @@ pub fn solves(text: &str, numbers: &[u64], target: u64) -> bool {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Token {
-    Number(u64),
+    Number(f64),
     Symbol(char),
 }
 
@@ -25,13 +26,12 @@ fn scan(text: &str) -> Option<Vec<Token>> {
         match c {
             ' ' => {}
             '+' | '-' | '*' | '/' | '(' | ')' => tokens.push(Token::Symbol(c)),
-            '0'..='9' => {
-                let mut number = u64::from(c.to_digit(10)?);
-                while let Some(digit) = rest.peek().and_then(|c| c.to_digit(10)) {
-                    number = number.checked_mul(10)?.checked_add(u64::from(digit))?;
-                    rest.next();
+            '0'..='9' | '.' => {
+                let mut number = c.to_string();
+                while let Some(next) = rest.next_if(|c| c.is_ascii_digit() || *c == '.') {
+                    number.push(next);
                 }
-                tokens.push(Token::Number(number));
+                tokens.push(Token::Number(number.parse().ok()?));
             }
             _ => return None,
         }
@@ -98,7 +98,7 @@ impl Parser<'_> {
             None => match self.tokens.split_first() {
                 Some((Token::Number(n), rest)) => {
                     self.tokens = rest;
-                    Some(*n as f64)
+                    Some(*n)
                 }
                 _ => None,
             },

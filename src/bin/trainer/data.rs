@@ -28,7 +28,7 @@ pub enum Data {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Sums of many steps, worked left to right, of which only the last two digits are kept.
+    /// Sums of many steps modulo 23, worked left to right.
     Chain {
         /// Number of rows.
         #[arg(long)]

@@ -8,26 +8,24 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use data::Data;
 use evotoken::config;
-use evotoken::decode::options::Method;
-use evotoken::train::card::{self, Card};
+use evotoken::model::ModelSource;
+use evotoken::train::card::Card;
 use evotoken::train::checkpoint::Progress;
-use evotoken::train::data::countdown::Problem;
-use evotoken::train::data::{TokenRows, rows};
-use evotoken::train::evaluate::{self, Decoding};
+use evotoken::train::data::TokenRows;
+use evotoken::train::evaluate::command::EvaluateArgs;
+use evotoken::train::evaluate::served::Served;
+use evotoken::train::evaluate::{Asked, IN_FLIGHT, development, grid};
 use evotoken::train::network::{self, Network, Weights};
 use evotoken::train::run::Run;
-use evotoken::train::settings::{Objective, Settings};
-use evotoken::train::{export, tokenizer};
+use evotoken::train::settings::Settings;
+use evotoken::train::suites::Suite;
+use evotoken::train::{export, merge, tokenizer};
 use serde_json::Value;
-use tokenizers::Tokenizer;
 
 /// Freed buffers of activations are kept for the next update: the system's allocator would return them to the kernel,
 /// and every update would fault them in again.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Mask weight of development scores if the recipe names none: the best one seen.
-const DEVELOPMENT_ALPHA: f64 = 0.9;
 
 /// Train masked diffusion language models.
 #[derive(Debug, Parser)]
@@ -54,18 +52,20 @@ enum Command {
         #[command(flatten)]
         train: TrainArgs,
     },
-    /// Score a model folder on Countdown problems with the training forward pass.
-    Score {
-        /// Model folder.
+    /// Write a model with an adapter merged into its weights.
+    Merge {
+        /// Folder of the model that the adapter was trained on.
         #[arg(long)]
         model: PathBuf,
-        /// Countdown test file.
+        /// Adapter folder (PEFT's layout).
         #[arg(long)]
-        test: PathBuf,
-        /// Mask weights to try with EvoToken.
-        #[arg(long, value_delimiter = ',', default_value = "0.9")]
-        alpha: Vec<f64>,
+        adapter: PathBuf,
+        /// Model folder to write.
+        #[arg(long)]
+        out: PathBuf,
     },
+    /// Measure what a model solves, through the serving engine.
+    Evaluate(Box<EvaluateArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -82,12 +82,21 @@ struct TrainArgs {
     /// Folder for checkpoint and log.
     #[arg(long)]
     run: PathBuf,
-    /// Model folder to write at the end.
+    /// Folder to write at the end: a model, or an adapter if the recipe has a [lora] table.
     #[arg(long)]
     out: PathBuf,
-    /// Countdown test file to score the written model on, for its card.
+    /// Seed instead of the recipe's.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Number of updates instead of the recipe's.
+    #[arg(long)]
+    updates: Option<usize>,
+    /// Test file to measure the written model on, for its card.
     #[arg(long)]
     test: Option<PathBuf>,
+    /// What the held-out rows and the test file ask.
+    #[arg(long, default_value = "countdown")]
+    suite: Suite,
     /// Go on from the checkpoint in the run folder.
     #[arg(long)]
     resume: bool,
@@ -103,46 +112,65 @@ fn main() -> Result<()> {
         Command::Data { data } => data::write(data),
         Command::Pretrain(args) => pretrain(&args),
         Command::Finetune { model, train } => finetune(&model, &train),
-        Command::Score { model, test, alpha } => score(&model, &test, &alpha),
+        Command::Merge { model, adapter, out } => {
+            merge::merge(&model, &adapter, &out)?;
+            eprintln!("model written to {}", out.display());
+            Ok(())
+        }
+        Command::Evaluate(args) => args.run(),
+    }
+}
+
+impl TrainArgs {
+    /// The recipe with what the command line changes of it.
+    fn settings(&self) -> Result<Settings> {
+        let mut settings = Settings::read(&self.config)?;
+        settings.seed = self.seed.unwrap_or(settings.seed);
+        settings.updates = self.updates.unwrap_or(settings.updates);
+        settings.check()?;
+        Ok(settings)
     }
 }
 
 fn pretrain(args: &TrainArgs) -> Result<()> {
-    let settings = Settings::read(&args.config)?;
+    let settings = args.settings()?;
+    if settings.lora.is_some() {
+        bail!("the recipe has a [lora] table: adapters are for `trainer finetune`");
+    }
     let model =
         settings.model.as_ref().context("training from scratch needs a [model] table in the recipe")?;
     let config = export::config_json(model);
     let weights = export::network(&config)?.init(settings.seed)?;
-    train(args, settings, "from scratch", (&config, &weights))
+    train(args, settings, None, (&config, &weights))
 }
 
 fn finetune(model: &Path, args: &TrainArgs) -> Result<()> {
-    let settings = Settings::read(&args.config)?;
+    let settings = args.settings()?;
     if settings.model.is_some() {
         bail!("the recipe has a [model] table, but the model is given by --model");
     }
     let (config, weights) = export::read(model)?;
-    let origin = format!("from `{}`", name(model));
-    train(args, settings, &origin, (&config, &weights))
+    train(args, settings, Some(model), (&config, &weights))
 }
 
 fn name(folder: &Path) -> String {
     folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn train(args: &TrainArgs, settings: Settings, origin: &str, model: (&Value, &Weights)) -> Result<()> {
+/// Train from the weights of the folder `base`, or from random ones.
+fn train(args: &TrainArgs, settings: Settings, base: Option<&Path>, model: (&Value, &Weights)) -> Result<()> {
     let (config, weights) = model;
     // Now, not after hours of training.
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot write to {}", args.out.display()))?;
     let (network, tokenizer) = (export::network(config)?, tokenizer::build()?);
     let rows = TokenRows::read(&args.data, &tokenizer, tokenizer::EOS)?;
     let row_count = rows.len();
-    let held_out = args.held_out.as_deref().map(rows::read).transpose()?.unwrap_or_default();
-    let held_out = held_out.iter().map(Problem::from_row).collect::<Result<Vec<_>>>()?;
-    eprintln!("{row_count} training rows, {} rows held out", held_out.len());
-    let score = |network: &Network, weights: &Weights| match held_out.as_slice() {
+    let [held_out, test] = [&args.held_out, &args.test].map(|file| questions(args.suite, file.as_deref()));
+    let (held_out, test) = (held_out?, test?);
+    eprintln!("{row_count} training rows, {} rows held out", held_out.questions.len());
+    let score = |network: &Network, weights: &Weights| match held_out.questions.as_slice() {
         [] => Ok(String::new()),
-        problems => development_score(network, weights, &tokenizer, problems, &settings),
+        _ => development::line(network.config(), weights, &held_out, &settings),
     };
     let mut run = Run::new(settings.clone(), network, weights, rows, &args.run)?;
     if args.resume {
@@ -150,62 +178,52 @@ fn train(args: &TrainArgs, settings: Settings, origin: &str, model: (&Value, &We
         eprintln!("resumed after update {}", run.progress().updates);
     }
     run.train(args.stop_at.unwrap_or(settings.updates), &score)?;
-    export::write(&args.out, config, &run.weights(), &settings.generation)?;
-    write_card(args, &settings, origin, (run.progress(), row_count))?;
-    eprintln!("model written to {}", args.out.display());
+    match &settings.lora {
+        None => export::write(&args.out, config, &run.trained(), &settings.generation)?,
+        Some(lora) => {
+            let base = base.map(name).unwrap_or_default();
+            export::write_adapter(&args.out, &base, &run.trained(), lora, &settings.generation)?;
+        }
+    }
+    let count = network::parameters(&run.trained());
+    write_card(args, &settings, (base, row_count, count, run.progress()), &test)?;
+    eprintln!("written to {}", args.out.display());
     Ok(())
 }
 
-/// One line of the log: held-out problems solved at full, half and a quarter of the steps, on 8 answer tokens.
-fn development_score(
-    network: &Network,
-    weights: &Weights,
-    tokenizer: &Tokenizer,
-    problems: &[Problem],
-    settings: &Settings,
-) -> Result<String> {
-    let methods: &[Method] = match settings.objective {
-        Objective::Masked(_) => &[Method::Mask],
-        Objective::Cts(_) => &[Method::Mask, Method::Evotoken],
-    };
-    let alpha = settings.generation.diffusion.alpha.unwrap_or(DEVELOPMENT_ALPHA);
-    let mut line = String::new();
-    for (method, steps) in methods.iter().flat_map(|m| [4, 2, 1].map(|steps| (*m, steps))) {
-        let how = Decoding { method, alpha, k_soft: 3, canvas: 8, block: 4, steps };
-        let share = evaluate::accuracy(network, weights, tokenizer, problems, how)?;
-        line += &format!("{method:?} NFE {} {:.1} %  ", 2 * steps, 100.0 * share);
-    }
-    Ok(line)
+fn questions(suite: Suite, file: Option<&Path>) -> Result<Asked> {
+    let questions = file.map(|file| suite.read(file)).transpose()?.unwrap_or_default();
+    Ok(Asked::plain(questions))
 }
 
-/// Score the model as it was written and put the figures beside it.
-fn write_card(args: &TrainArgs, settings: &Settings, origin: &str, run: (&Progress, usize)) -> Result<()> {
-    let (config, weights) = export::read(&args.out)?;
-    let (network, tokenizer) = (export::network(&config)?, tokenizer::build()?);
-    let problems = args.test.as_deref().map(rows::read_countdown_test).transpose()?.unwrap_or_default();
-    let alpha = settings.generation.diffusion.alpha.unwrap_or(DEVELOPMENT_ALPHA);
-    let scores = match problems.as_slice() {
+/// Measure the model or adapter as it was written and put the figures beside it.
+fn write_card(
+    args: &TrainArgs,
+    settings: &Settings,
+    (base, rows, parameters, progress): (Option<&Path>, usize, usize, &Progress),
+    test: &Asked,
+) -> Result<()> {
+    let measured = match test.questions.as_slice() {
         [] => Vec::new(),
-        problems => card::scores(&network, &weights, &tokenizer, problems, &[alpha])?,
+        _ => {
+            let (model, adapter) = match (&settings.lora, base) {
+                (Some(_), Some(base)) => (base, Some(args.out.as_path())),
+                _ => (args.out.as_path(), None),
+            };
+            let served = Served::load(&ModelSource::folder(model), adapter, IN_FLIGHT)?;
+            development::measure(&served, test, development::settings(settings))?
+        }
     };
     let card = Card {
-        name: &format!("countdown-{}", name(&args.out)),
-        origin,
+        name: &format!("{}-{}", grid::name(&args.suite), name(&args.out)),
+        origin: &base.map_or("scratch".to_owned(), name),
         recipe: &std::fs::read_to_string(&args.config)?,
-        progress: run.0,
-        parameters: network::parameters(&weights),
-        rows: run.1,
+        progress,
+        parameters,
+        rows,
         defaults: &settings.generation.diffusion,
-        scores: (problems.len(), &scores),
+        suite: args.suite,
+        measured: &measured,
     };
     export::write_text(&args.out.join("README.md"), &card.text()?)
-}
-
-fn score(model: &Path, test: &Path, alphas: &[f64]) -> Result<()> {
-    let (config, weights) = export::read(model)?;
-    let (network, tokenizer) = (export::network(&config)?, tokenizer::build()?);
-    let problems = rows::read_countdown_test(test)?;
-    let scores = card::scores(&network, &weights, &tokenizer, &problems, alphas)?;
-    print!("{}", card::table(&scores));
-    Ok(())
 }

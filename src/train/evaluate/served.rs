@@ -1,0 +1,165 @@
+//! A model behind the serving engine, in this process.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use super::grid::Setting;
+use crate::backend::CandleBackend;
+use crate::backend::device::DeviceChoice;
+use crate::decode::Attention;
+use crate::engine::{self, EngineLimits, FinishReason, ModelInfo, Progress};
+use crate::model::{ModelConfig, ModelSource};
+use crate::service::request::Limits;
+use crate::service::{Ask, GenerationDefaults, Prompts, Service, ServiceParts, TextEvent, TextStream};
+use crate::telemetry::Metrics;
+use crate::text::Tokenizer;
+use crate::train::network::Weights;
+use crate::train::suites::wording::Prompt;
+
+/// Most bytes of K/V memory in use.
+const KV_BYTES: usize = 4 << 30;
+/// Packed rows a tick aims at, as the server's default.
+const ROWS_PER_TICK: usize = 1024;
+
+/// A model that answers as the server does: the same request checks, engine, packed batches and text decoding.
+#[derive(Debug)]
+pub struct Served {
+    service: Service,
+    tokenizer: Arc<Tokenizer>,
+    defaults: GenerationDefaults,
+    config: ModelConfig,
+}
+
+/// A whole answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Its text, without end-of-text.
+    pub text: String,
+    /// Why it ended.
+    pub reason: FinishReason,
+    /// What it took.
+    pub progress: Progress,
+}
+
+impl Served {
+    /// Load a model, with a PEFT adapter folder merged in if one is given; at most `in_flight` answers run at once.
+    ///
+    /// # Errors
+    /// Names the file or tensor that is missing or unusable.
+    pub fn load(source: &ModelSource, adapter: Option<&Path>, in_flight: usize) -> Result<Self> {
+        let open = || -> Result<Self> {
+            let backend = CandleBackend::load(source, adapter, DeviceChoice::Auto)?;
+            let defaults = GenerationDefaults::load(source)?;
+            Self::start(backend, Tokenizer::load(source)?, defaults, in_flight)
+        };
+        open().with_context(|| source.place())
+    }
+
+    /// A network as it is in the middle of training; at most `in_flight` answers run at once.
+    ///
+    /// # Errors
+    /// The weights do not fit the network.
+    pub fn of_weights(
+        config: &ModelConfig,
+        weights: &Weights,
+        tokenizer: Tokenizer,
+        in_flight: usize,
+    ) -> Result<Self> {
+        let backend = CandleBackend::from_tensors(config.clone(), weights.clone(), DeviceChoice::Auto)?;
+        Self::start(backend, tokenizer, GenerationDefaults::default(), in_flight)
+    }
+
+    fn start(
+        backend: CandleBackend,
+        tokenizer: Tokenizer,
+        defaults: GenerationDefaults,
+        in_flight: usize,
+    ) -> Result<Self> {
+        let config = backend.config().clone();
+        let eos_ids = defaults.eos_ids.clone().unwrap_or_else(|| config.eos_ids.clone());
+        let limits = Limits {
+            vocab: config.vocab,
+            mask_id: config.mask_id,
+            eos_ids: eos_ids.clone(),
+            max_canvas: config.max_positions,
+            max_prompt_tokens: config.max_positions,
+            max_new_tokens: config.max_positions,
+            max_stop_strings: 0,
+        };
+        let bounds = EngineLimits {
+            queue: usize::MAX,
+            slots: in_flight,
+            kv_bytes: KV_BYTES,
+            rows_per_tick: ROWS_PER_TICK,
+            // Answers are read one after the other: the last must have room for all its blocks until then.
+            event_buffer: config.max_positions + 3,
+        };
+        let tokenizer = Arc::new(tokenizer);
+        let info = ModelInfo { mask_id: config.mask_id, eos_ids, attention: Attention::Full };
+        let engine = engine::start(backend, info, bounds, Arc::new(Metrics::new()))
+            .context("the engine thread cannot be started")?;
+        let service = Service::new(ServiceParts {
+            name: String::new(),
+            tokenizer: tokenizer.clone(),
+            limits,
+            max_choices: 1,
+            timeout: None,
+            decode: crate::decode::DecodeOptions::default(),
+            defaults: defaults.clone(),
+            engine,
+        });
+        Ok(Self { service, tokenizer, defaults, config })
+    }
+
+    /// What the model's makers recommend.
+    pub fn defaults(&self) -> &GenerationDefaults {
+        &self.defaults
+    }
+
+    /// Sizes and constants of the model.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Queue a prompt; number `index` of its setting, which keys its randomness. Answers run as slots become free.
+    ///
+    /// # Errors
+    /// The prompt or the setting is out of range, or the engine has ended.
+    pub fn ask(&self, prompt: Prompt, setting: &Setting, index: u64) -> Result<TextStream> {
+        let ask = Ask {
+            prompts: match prompt {
+                Prompt::Text(text) => Prompts::Texts(vec![text]),
+                Prompt::Rendered(text) => Prompts::Ids(vec![self.tokenizer.encode_rendered(&text)?]),
+            },
+            choices: 1,
+            max_tokens: Some(setting.max_tokens),
+            temperature: Some(setting.temperature),
+            seed: Some(setting.seed.wrapping_add(index)),
+            stop: Vec::new(),
+            decode: setting.decode,
+        };
+        self.service.answer(ask)?.streams.pop().context("the service gave no answer")
+    }
+}
+
+/// Wait for an answer.
+///
+/// # Errors
+/// The model failed on it.
+pub fn wait(mut stream: TextStream) -> Result<Answer> {
+    let mut answer = String::new();
+    while let Some(event) = stream.blocking_next() {
+        match event {
+            TextEvent::Admitted => {}
+            TextEvent::Block(text) => answer.push_str(&text),
+            TextEvent::Finished { text, reason, progress } => {
+                answer.push_str(&text);
+                return Ok(Answer { text: answer, reason, progress });
+            }
+            TextEvent::Failed(error) => return Err(error.into()),
+        }
+    }
+    anyhow::bail!("the answer has no end")
+}
