@@ -19,7 +19,7 @@ const BOTTOM: f64 = HEIGHT - 44.0;
 /// Most points of a line: more cannot be told apart.
 const COLUMNS: usize = 360;
 
-/// Weight of the past in the running mean, the same that the progress bar shows.
+/// Weight of the past in the running mean.
 const PAST: f64 = 0.98;
 
 /// A line of the log.
@@ -94,11 +94,13 @@ fn thinned(points: &[Point]) -> Vec<(f64, f64)> {
     points.chunks(group).map(mean).collect()
 }
 
+/// Exponential means of all losses so far; the weights of the first few are scaled up to a sum of one.
 fn running_mean(points: &[Point]) -> Vec<Point> {
-    let mut mean = points.first().map_or(0.0, |p| p.loss);
+    let (mut sum, mut weight) = (0.0, 0.0);
     let mut next = |p: &Point| {
-        mean = PAST * mean + (1.0 - PAST) * p.loss;
-        Point { update: p.update, loss: mean }
+        sum = PAST * sum + (1.0 - PAST) * p.loss;
+        weight = PAST * weight + (1.0 - PAST);
+        Point { update: p.update, loss: sum / weight }
     };
     points.iter().map(&mut next).collect()
 }

@@ -7,7 +7,8 @@ use evotoken::text::Tokenizer;
 use evotoken::text::chat_template::ChatTemplate;
 use evotoken::train::data::TokenRow;
 use evotoken::train::data::prepare::{Prepared, Selection, prepare};
-use evotoken::train::data::sources::{INSTRUCTION, Kind, Sample, read};
+use evotoken::train::data::sources::{Kind, Sample, read};
+use evotoken::train::suites::wording::FORM;
 use evotoken::train::tokenizer;
 use serde_json::{Value, json};
 
@@ -31,8 +32,8 @@ fn a_question_stands_below_the_instruction() {
     let (samples, _) = read(file(&[row]).path(), Kind::Gsm8k).unwrap();
     let [user, assistant] = &samples[0].messages[..] else { panic!("two messages") };
     assert_eq!((user.role.as_str(), assistant.role.as_str()), ("user", "assistant"));
-    assert_eq!(user.content, format!("{INSTRUCTION}\n\nWhat is 1 + 1?"));
-    let lines: Vec<&str> = INSTRUCTION.split('\n').collect();
+    assert_eq!(user.content, format!("{FORM}\n\nWhat is 1 + 1?"));
+    let lines: Vec<&str> = FORM.split('\n').collect();
     assert_eq!((lines[0], lines[lines.len() - 1]), ("", ""));
     for tag in ["<reasoning>", "</reasoning>", "<answer>", "\\boxed{...}", "</answer>"] {
         assert_eq!(lines.iter().filter(|line| **line == tag).count(), 1, "{tag}");

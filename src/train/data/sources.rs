@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 
 use super::rows::{Line, lines};
 use crate::text::chat_template::Message;
+use crate::train::suites::wording::FORM;
 
 /// What the rows of a file are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -34,10 +35,6 @@ pub enum Kind {
     /// MATH.
     Math,
 }
-
-/// What stands above a question of the paper's data sets, two newlines before it: the form of the answer.
-pub const INSTRUCTION: &str = "\nRespond in the following format:\n<reasoning>\nYour reasoning here\n</reasoning>\n\
-                               <answer>\n\\boxed{...}\n</answer>\n";
 
 /// A conversation that ends with the answer to be learnt.
 #[derive(Debug, Clone, PartialEq)]
@@ -147,7 +144,7 @@ fn last_box(text: &str) -> Option<&str> {
 
 fn reasoned(question: &str, reasoning: &str, answer: &str) -> Vec<Message> {
     vec![
-        Message::user(format!("{INSTRUCTION}\n\n{question}")),
+        Message::user(format!("{FORM}\n\n{question}")),
         Message::assistant(format!(
             "<reasoning>{reasoning}</reasoning>\n<answer>\\boxed{{{answer}}}</answer>"
         )),
