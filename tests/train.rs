@@ -176,7 +176,7 @@ proptest! {
         prop_assert!((1..=4).contains(&batch.stages()));
         let length = batch.end[0] + 1 - batch.start[0];
         for row in 0..4 {
-            prop_assert!(batch.start[row] >= truth.prompt_len || grow);
+            prop_assert!(batch.start[row] >= truth.prompt_len[row] || grow);
             prop_assert!(batch.end[row] < truth.len);
             prop_assert_eq!(batch.end[row] + 1 - batch.start[row], length);
             let ids = &batch.noisy[row * truth.len..(row + 1) * truth.len];

@@ -2,10 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+mod prepare;
+mod ragged;
+
 use std::collections::HashSet;
 
 use evotoken::train::data::countdown::{self, Problem, Style};
-use evotoken::train::data::{Row, TokenRows, rows};
+use evotoken::train::data::rows;
 use evotoken::train::{score, tokenizer};
 use proptest::prelude::*;
 
@@ -88,7 +91,7 @@ fn rows_that_cannot_be_read_are_named() {
     assert!(error.contains("rows.jsonl line 2"), "{error}");
     std::fs::write(&path, "{\"input\": \"1,2\", \"output\": \"3\"}\n").unwrap();
     let error = format!("{:#}", rows::read_countdown_test(&path).unwrap_err());
-    assert!(error.contains("row 1: not three numbers"), "{error}");
+    assert!(error.contains("line 1: not three numbers"), "{error}");
 }
 
 #[test]
@@ -160,12 +163,4 @@ proptest! {
     fn any_text_comes_back(text in "\\PC*|[0-9, \\[\\]\nNumbersTarget:<>x()+*/-]*|(?s).*") {
         round_trip(&text);
     }
-}
-
-#[test]
-fn prompts_of_different_lengths_are_refused() {
-    let row = |prompt: &str| Row { prompt: prompt.to_owned(), completion: "1".to_owned() };
-    let made = [row("Numbers: [1, 2, 3]\nTarget: 4"), row("Numbers: [1, 2, 3]\nTarget: 400")];
-    let error = TokenRows::encode(&made, &tokenizer::build().unwrap(), tokenizer::EOS).unwrap_err();
-    assert!(error.to_string().starts_with("row 2 has a prompt of"), "{error}");
 }

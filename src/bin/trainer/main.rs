@@ -1,15 +1,17 @@
 //! `trainer`: makes training data, pre-trains and fine-tunes masked diffusion language models.
 
+mod data;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use data::Data;
 use evotoken::config;
 use evotoken::model::ModelSource;
 use evotoken::train::card::Card;
 use evotoken::train::checkpoint::Progress;
-use evotoken::train::data::countdown::{self, Style};
-use evotoken::train::data::{TokenRows, rows};
+use evotoken::train::data::TokenRows;
 use evotoken::train::evaluate::command::EvaluateArgs;
 use evotoken::train::evaluate::served::Served;
 use evotoken::train::evaluate::{Asked, IN_FLIGHT, development, grid};
@@ -38,7 +40,7 @@ enum Command {
     /// Write training data.
     Data {
         #[command(subcommand)]
-        kind: DataKind,
+        data: Data,
     },
     /// Train a model from scratch.
     Pretrain(TrainArgs),
@@ -66,34 +68,12 @@ enum Command {
     Evaluate(Box<EvaluateArgs>),
 }
 
-#[derive(Debug, Subcommand)]
-enum DataKind {
-    /// Countdown with three numbers, one solution per problem.
-    Countdown {
-        /// Number of rows.
-        #[arg(long)]
-        rows: usize,
-        /// How the solution is written.
-        #[arg(long, value_enum, default_value = "expression")]
-        style: Style,
-        /// Seed; the same seed gives the same file.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// Test file whose problems must not occur.
-        #[arg(long)]
-        exclude: Option<PathBuf>,
-        /// File to write.
-        #[arg(long)]
-        out: PathBuf,
-    },
-}
-
 #[derive(Debug, Args)]
 struct TrainArgs {
     /// Recipe (TOML).
     #[arg(long)]
     config: PathBuf,
-    /// Training rows (JSONL).
+    /// Training rows (JSONL): prompt and completion, or the tokens that `trainer data prepare` writes.
     #[arg(long)]
     data: PathBuf,
     /// Rows for the development score (JSONL), none of them among the training rows.
@@ -129,9 +109,7 @@ fn main() -> Result<()> {
     // SAFETY: no other thread has been started yet.
     unsafe { config::keep_candle_on_its_thread() };
     match Cli::parse().command {
-        Command::Data { kind: DataKind::Countdown { rows, style, seed, exclude, out } } => {
-            write_countdown((rows, style, seed), exclude.as_deref(), &out)
-        }
+        Command::Data { data } => data::write(data),
         Command::Pretrain(args) => pretrain(&args),
         Command::Finetune { model, train } => finetune(&model, &train),
         Command::Merge { model, adapter, out } => {
@@ -141,19 +119,6 @@ fn main() -> Result<()> {
         }
         Command::Evaluate(args) => args.run(),
     }
-}
-
-fn write_countdown(
-    (count, style, seed): (usize, Style, u64),
-    exclude: Option<&Path>,
-    out: &Path,
-) -> Result<()> {
-    let excluded = exclude.map(rows::read_countdown_test).transpose()?.unwrap_or_default();
-    let excluded = excluded.iter().map(countdown::Problem::key).collect();
-    let made = countdown::generate(count, style, seed, &excluded)?;
-    rows::write(out, &made)?;
-    eprintln!("{count} rows written to {}", out.display());
-    Ok(())
 }
 
 impl TrainArgs {
@@ -195,8 +160,10 @@ fn name(folder: &Path) -> String {
 /// Train from the weights of the folder `base`, or from random ones.
 fn train(args: &TrainArgs, settings: Settings, base: Option<&Path>, model: (&Value, &Weights)) -> Result<()> {
     let (config, weights) = model;
+    // Now, not after hours of training.
+    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot write to {}", args.out.display()))?;
     let (network, tokenizer) = (export::network(config)?, tokenizer::build()?);
-    let rows = TokenRows::encode(&rows::read(&args.data)?, &tokenizer, tokenizer::EOS)?;
+    let rows = TokenRows::read(&args.data, &tokenizer, tokenizer::EOS)?;
     let row_count = rows.len();
     let [held_out, test] = [&args.held_out, &args.test].map(|file| questions(args.suite, file.as_deref()));
     let (held_out, test) = (held_out?, test?);

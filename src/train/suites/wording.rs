@@ -40,8 +40,8 @@ pub enum Prompt {
     Rendered(String),
 }
 
-/// The form of an answer that the paper's models are trained on.
-const FORM: &str = "\nRespond in the following format:\n<reasoning>\nYour reasoning here\n</reasoning>\n<answer>\n\
+/// The form of an answer that the paper's models are trained on, as an instruction.
+pub const FORM: &str = "\nRespond in the following format:\n<reasoning>\nYour reasoning here\n</reasoning>\n<answer>\n\
                     \\boxed{...}\n</answer>\n";
 /// What a Countdown question asks for.
 const COUNTDOWN: &str = "\nWrite an arithmetic expression whose value is the target. Use each of the given numbers \
