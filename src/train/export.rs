@@ -66,7 +66,7 @@ pub fn config_json(model: &ModelSettings) -> Value {
 /// # Errors
 /// It is not one that can be trained.
 pub fn network(config: &Value) -> Result<Network> {
-    Network::new(ModelConfig::from_json(&serde_json::to_vec(config)?)?)
+    Ok(Network::new(ModelConfig::from_json(&serde_json::to_vec(config)?)?))
 }
 
 /// Read a model folder: its `config.json`, and its weights as f32.
