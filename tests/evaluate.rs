@@ -362,13 +362,14 @@ fn the_program_writes_table_records_and_answers() {
 #[test]
 fn the_program_says_which_file_and_line_is_at_fault() {
     let folder = tempfile::tempdir().unwrap();
-    let data = file(folder.path(), "{\"input\": \"1,2,3\", \"output\": \"6\"}\n{}\n").display().to_string();
-    let output = trainer(&["evaluate", "--suite", "worked", "--data", &data]);
+    let data =
+        file(folder.path(), "{\"prompt\": \"1+1=\", \"completion\": \"2\"}\n{}\n").display().to_string();
+    let output = trainer(&["evaluate", "--suite", "totals", "--data", &data]);
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && message.contains("questions.jsonl line 2"), "{message}");
-    let data = file(folder.path(), "{\"input\": \"1,2,3\", \"output\": \"6\"}\n");
+    let data = file(folder.path(), "{\"prompt\": \"1+1=\", \"completion\": \"2\"}\n");
     let (data, model) = (data.display().to_string(), folder.path().display().to_string());
-    let output = trainer(&["evaluate", "--suite", "worked", "--data", &data, "--model", &model]);
+    let output = trainer(&["evaluate", "--suite", "totals", "--data", &data, "--model", &model]);
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && message.contains("config.json is missing"), "{message}");
 }

@@ -5,6 +5,7 @@ pub mod prepare;
 pub mod rows;
 pub mod sources;
 pub mod tokens;
+pub mod totals;
 
 pub use rows::Row;
 pub use tokens::{TokenRow, TokenRows};

@@ -13,7 +13,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::score;
-use extract::{boxes, numbers, tagged};
+use extract::{boxes, numbers, tagged, whole_numbers};
 
 /// A suite of questions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -21,8 +21,8 @@ use extract::{boxes, numbers, tagged};
 pub enum Suite {
     /// Reach a target with given numbers: `{"input": "30,100,93", "output": "23"}`, or training rows.
     Countdown,
-    /// Countdown with every operation written as an equation: rows as for Countdown.
-    Worked,
+    /// Running totals of many steps: training rows `{"prompt", "completion"}`.
+    Totals,
     /// GSM8K: `{"question", "answer"}`, answers end in `#### N`.
     Gsm8k,
     /// MATH500: `{"problem", "solution", "answer"}`.
@@ -52,13 +52,8 @@ pub enum Truth {
         /// The value to reach.
         target: u64,
     },
-    /// One true equation per operation, `93+30=123, 123-100=23`, over exactly these numbers, the last with this result.
-    Worked {
-        /// The numbers.
-        numbers: Vec<u64>,
-        /// The value to reach.
-        target: u64,
-    },
+    /// The last of these whole numbers, at least one.
+    Totals(Vec<u64>),
     /// This number.
     Number(f64),
     /// A formula that is written like this one after MATH's normalization.
@@ -86,7 +81,8 @@ impl Suite {
     /// Room for an answer, in tokens, when nobody says: the paper's middle budget for worked answers.
     pub fn usual_length(self) -> usize {
         match self {
-            Self::Countdown | Self::Worked => 16,
+            Self::Countdown => 16,
+            Self::Totals => 32,
             Self::Gsm8k | Self::Math500 | Self::Svamp => 256,
         }
     }
@@ -100,7 +96,7 @@ impl Truth {
             Self::Countdown { numbers, target } => {
                 solved(score::solves(&expression(answer), numbers, *target))
             }
-            Self::Worked { numbers, target } => solved(score::works_out(answer, numbers, *target)),
+            Self::Totals(values) => totals(answer, values),
             Self::Number(number) => solved(number_of(answer) == Some(*number)),
             Self::Formula(formula) => solved(formula_of(answer).is_some_and(|a| math::same(a, formula))),
         }
@@ -122,6 +118,14 @@ fn expression(answer: &str) -> String {
         }
     }
     plain.trim().to_owned()
+}
+
+/// All running totals against the true ones, in order; the last number of the answer decides.
+fn totals(answer: &str, values: &[u64]) -> Mark {
+    let found = whole_numbers(answer);
+    let right = std::iter::zip(&found, values).filter(|(found, value)| **found == Some(**value)).count();
+    let solved = found.last().is_some_and(|last| *last == values.last().copied());
+    Mark { solved, share: Some(right as f64 / values.len() as f64) }
 }
 
 /// The number of an answer to a word problem: the first box with one in it (all of it, or its first number), else the last
@@ -235,5 +239,16 @@ mod tests {
                 ("1/2", false),
             ],
         );
+    }
+
+    #[test]
+    fn running_totals_are_right_by_its_last_value_and_shares_by_place() {
+        let truth = Truth::Totals(vec![22, 19, 27]);
+        let mark = |answer| truth.mark(answer);
+        assert_eq!(mark("22, 19, 27"), Mark { solved: true, share: Some(1.0) });
+        assert_eq!(mark("22, 18, 27"), Mark { solved: true, share: Some(2.0 / 3.0) });
+        assert_eq!(mark("27"), Mark { solved: true, share: Some(0.0) });
+        assert_eq!(mark("22, 19, 27, 1"), Mark { solved: false, share: Some(1.0) });
+        assert_eq!(mark(""), Mark { solved: false, share: Some(0.0) });
     }
 }
