@@ -192,7 +192,7 @@ fn starts_and_visible_tokens_are_uniform_between_both_ends() {
 
 #[test]
 fn rows_without_a_single_mask_change_nothing() {
-    let network = Network::new(config(64)).unwrap();
+    let network = Network::new(config(64));
     let variable = |(name, tensor)| (name, Var::from_tensor(&tensor).unwrap());
     let variables: Vec<(String, Var)> = network.init(1).unwrap().into_iter().map(variable).collect();
     let weights = variables.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();

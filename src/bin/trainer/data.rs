@@ -7,8 +7,9 @@ use clap::{Args, Subcommand};
 use evotoken::model::ModelSource;
 use evotoken::text::Tokenizer;
 use evotoken::text::chat_template::ChatTemplate;
+use evotoken::train::data::countdown::Style;
 use evotoken::train::data::prepare::{Selection, prepare};
-use evotoken::train::data::{chain, countdown, rows, sources};
+use evotoken::train::data::{countdown, rows, sources};
 
 /// What to write.
 #[derive(Debug, Subcommand)]
@@ -18,28 +19,13 @@ pub enum Data {
         /// Number of rows.
         #[arg(long)]
         rows: usize,
+        /// How the solution is written.
+        #[arg(long, value_enum, default_value = "expression")]
+        style: Style,
         /// Seed; the same seed gives the same file.
         #[arg(long, default_value_t = 1)]
         seed: u64,
         /// Test file whose problems must not occur.
-        #[arg(long)]
-        exclude: Option<PathBuf>,
-        /// File to write.
-        #[arg(long)]
-        out: PathBuf,
-    },
-    /// Sums of many steps modulo 23, worked left to right.
-    Chain {
-        /// Number of rows.
-        #[arg(long)]
-        rows: usize,
-        /// Operations per row.
-        #[arg(long, default_value_t = 16)]
-        steps: usize,
-        /// Seed; the same seed gives the same file.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// Rows (JSONL) that must not occur.
         #[arg(long)]
         exclude: Option<PathBuf>,
         /// File to write.
@@ -88,15 +74,10 @@ pub struct PrepareArgs {
 /// Write it.
 pub fn write(data: Data) -> Result<()> {
     match data {
-        Data::Countdown { rows: count, seed, exclude, out } => {
+        Data::Countdown { rows: count, style, seed, exclude, out } => {
             let excluded = exclude.as_deref().map(rows::read_countdown_test).transpose()?.unwrap_or_default();
             let excluded = excluded.iter().map(countdown::Problem::key).collect();
-            write_rows(&out, &countdown::generate(count, seed, &excluded)?)
-        }
-        Data::Chain { rows: count, steps, seed, exclude, out } => {
-            let excluded = exclude.as_deref().map(rows::read).transpose()?.unwrap_or_default();
-            let excluded = excluded.into_iter().map(|row| row.prompt).collect();
-            write_rows(&out, &chain::generate(count, steps, seed, &excluded)?)
+            write_rows(&out, &countdown::generate(count, style, seed, &excluded)?)
         }
         Data::Prepare(args) => write_prepared(&args),
     }

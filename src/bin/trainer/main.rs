@@ -162,8 +162,11 @@ fn train(args: &TrainArgs, settings: Settings, base: Option<&Path>, model: (&Val
     let (config, weights) = model;
     // Now, not after hours of training.
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot write to {}", args.out.display()))?;
-    let (network, tokenizer) = (export::network(config)?, tokenizer::build()?);
-    let rows = TokenRows::read(&args.data, &tokenizer, tokenizer::EOS)?;
+    let network = export::network(config)?;
+    let tokenizer = base.map_or_else(tokenizer::build, tokenizer::read)?;
+    let eos = network.config().eos_ids.first();
+    let eos = *eos.context("config.json names no eos_token_id, which answers are to end with")?;
+    let rows = TokenRows::read(&args.data, &tokenizer, eos)?;
     let row_count = rows.len();
     let [held_out, test] = [&args.held_out, &args.test].map(|file| questions(args.suite, file.as_deref()));
     let (held_out, test) = (held_out?, test?);
@@ -178,14 +181,18 @@ fn train(args: &TrainArgs, settings: Settings, base: Option<&Path>, model: (&Val
         eprintln!("resumed after update {}", run.progress().updates);
     }
     run.train(args.stop_at.unwrap_or(settings.updates), &score)?;
-    match &settings.lora {
-        None => export::write(&args.out, config, &run.trained(), &settings.generation)?,
-        Some(lora) => {
+    let trained = run.trained();
+    match (&settings.lora, base) {
+        (Some(lora), _) => {
             let base = base.map(name).unwrap_or_default();
-            export::write_adapter(&args.out, &base, &run.trained(), lora, &settings.generation)?;
+            export::write_adapter(&args.out, &base, &trained, lora, &settings.generation)?;
         }
+        (None, Some(base)) => {
+            export::write_tuned(&args.out, base, config, &trained, &settings.generation)?;
+        }
+        (None, None) => export::write(&args.out, config, &trained, &settings.generation)?,
     }
-    let count = network::parameters(&run.trained());
+    let count = network::parameters(&trained);
     write_card(args, &settings, (base, row_count, count, run.progress()), &test)?;
     eprintln!("written to {}", args.out.display());
     Ok(())

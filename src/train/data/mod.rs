@@ -1,6 +1,5 @@
 //! Training data: generators, files of questions and answers, JSONL rows, and rows as tokens.
 
-pub mod chain;
 pub mod countdown;
 pub mod prepare;
 pub mod rows;
