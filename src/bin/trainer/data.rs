@@ -77,7 +77,7 @@ pub struct PrepareArgs {
     /// Most rows, held-out ones included.
     #[arg(long, default_value_t = 2000)]
     keep: usize,
-    /// Share of the kept rows that is held out, 0 to 1.
+    /// Share of the kept rows that is held out: at least 0, below 1.
     #[arg(long, default_value_t = 0.01)]
     held_out_share: f64,
     /// Seed of the shuffle; the same seed gives the same files.
@@ -109,8 +109,8 @@ fn write_rows<T: serde::Serialize>(out: &Path, made: &[T]) -> Result<()> {
 }
 
 fn write_prepared(args: &PrepareArgs) -> Result<()> {
-    if !(0.0..=1.0).contains(&args.held_out_share) || args.min_answer_tokens == 0 || args.keep == 0 {
-        bail!("--held-out-share must be between 0 and 1, --min-answer-tokens and --keep at least 1");
+    if !(0.0..1.0).contains(&args.held_out_share) || args.min_answer_tokens == 0 || args.keep == 0 {
+        bail!("--held-out-share must be at least 0 and below 1, --min-answer-tokens and --keep at least 1");
     }
     let model = ModelSource::folder(&args.model);
     let (template, tokenizer) = (ChatTemplate::load(&model)?, Tokenizer::load(&model)?);

@@ -82,7 +82,7 @@ struct TrainArgs {
     /// Folder for checkpoint and log.
     #[arg(long)]
     run: PathBuf,
-    /// Folder to write at the end: a model, or an adapter if the recipe has a [lora] table.
+    /// Folder to write at the end: a model, or an adapter if the recipe has a `lora` table.
     #[arg(long)]
     out: PathBuf,
     /// Seed instead of the recipe's.
