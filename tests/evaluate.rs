@@ -50,10 +50,10 @@ fn every_suite_reads_its_own_rows() {
             countdown,
         ),
         (
-            Suite::Worked,
-            r#"{"input": "30,100,93", "output": "23"}"#,
-            "Numbers: [30, 100, 93]\nTarget: 23",
-            Truth::Worked { numbers: vec![30, 100, 93], target: 23 },
+            Suite::Totals,
+            r#"{"prompt": "17+5-3+8=", "completion": "22, 19, 27"}"#,
+            "17+5-3+8=",
+            Truth::Totals(vec![22, 19, 27]),
         ),
         (
             Suite::Gsm8k,
@@ -97,6 +97,11 @@ fn a_row_that_cannot_be_read_is_named_by_file_and_line() {
             r#"{"prompt": "17+5=", "completion": "22"}"#.to_owned(),
             "line 1: \"17+5=\" is not a Countdown prompt",
         ),
+        (
+            Suite::Totals,
+            r#"{"prompt": "17+5=", "completion": "?"}"#.to_owned(),
+            "the completion holds no number",
+        ),
         (Suite::Gsm8k, r#"{"question": "How many?", "answer": "3"}"#.to_owned(), "line 1: the answer has no"),
         (
             Suite::Gsm8k,
@@ -106,13 +111,13 @@ fn a_row_that_cannot_be_read_is_named_by_file_and_line() {
         (Suite::Math500, r#"{"problem": "?"}"#.to_owned(), "line 1: missing field `answer`"),
         (Suite::Svamp, r#"[{"Body": "a"}]"#.to_owned(), "questions.jsonl row 1: missing field `Question`"),
         (Suite::Svamp, r#"{"Body": "a"}"#.to_owned(), "questions.jsonl is not a JSON array"),
-        (Suite::Worked, "\n\n".to_owned(), "questions.jsonl holds no question"),
+        (Suite::Totals, "\n\n".to_owned(), "questions.jsonl holds no question"),
     ];
     for (suite, text, expected) in cases {
         let error = format!("{:#}", read(suite, &text).unwrap_err());
         assert!(error.contains(expected), "{suite:?}: {error}");
     }
-    let error = format!("{:#}", Suite::Worked.read(Path::new("nowhere.jsonl")).unwrap_err());
+    let error = format!("{:#}", Suite::Totals.read(Path::new("nowhere.jsonl")).unwrap_err());
     assert!(error.starts_with("cannot read nowhere.jsonl: "), "{error}");
 }
 
