@@ -15,6 +15,7 @@ use evotoken::train::evaluate::command::EvaluateArgs;
 use evotoken::train::evaluate::served::Served;
 use evotoken::train::evaluate::{Asked, IN_FLIGHT, development, grid};
 use evotoken::train::network::{self, Network, Weights};
+use evotoken::train::report::ReportArgs;
 use evotoken::train::run::Run;
 use evotoken::train::settings::Settings;
 use evotoken::train::suites::Suite;
@@ -53,6 +54,8 @@ enum Command {
     },
     /// Measure what a model solves, through the serving engine.
     Evaluate(Box<EvaluateArgs>),
+    /// Put results of `evaluate` side by side, with paired differences and a plot.
+    Report(ReportArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -140,6 +143,7 @@ fn main() -> Result<()> {
         Command::Pretrain(args) => pretrain(&args),
         Command::Finetune { model, train } => finetune(&model, &train),
         Command::Evaluate(args) => args.run(),
+        Command::Report(args) => args.run(),
     }
 }
 
