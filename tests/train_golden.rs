@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{Device, Var};
+use evotoken::train::lora::LoraPath;
 use evotoken::train::network::{Network, Weights};
 use evotoken::train::objective::Gradients;
 use evotoken::train::objective::cts::{CtsBatch, Stage};
 use evotoken::train::optimizer::{AdamSettings, AdamW, norm};
-use evotoken::train::{checkpoint, export, lora};
+use evotoken::train::{checkpoint, export};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -83,10 +84,12 @@ fn case() -> Case {
     let (config, base) = export::read(&folder).unwrap();
     let tensors = |file: &str| checkpoint::read_tensors(&folder.join(file), &Device::Cpu).unwrap();
     let adapter = tensors("adapter/adapter_model.safetensors");
+    let golden: Golden = serde_json::from_slice(&std::fs::read(folder.join("cts.json")).unwrap()).unwrap();
+    let path = LoraPath { scaling: golden.scaling, dropout: 0.0, key: 0 };
     Case {
-        golden: serde_json::from_slice(&std::fs::read(folder.join("cts.json")).unwrap()).unwrap(),
+        golden,
         tensors: tensors("cts.safetensors"),
-        network: export::network(&config).unwrap(),
+        network: export::network(&config).unwrap().with_lora(path),
         base,
         adapter: adapter.iter().map(|(n, t)| (n.clone(), Var::from_tensor(t).unwrap())).collect(),
     }
@@ -97,13 +100,13 @@ impl Case {
     fn run(&self, index: usize, split: bool) -> (Vec<Vec<Stage>>, Gradients) {
         let trainable: Weights =
             self.adapter.iter().map(|(n, v)| (n.clone(), v.as_tensor().clone())).collect();
-        let merged = || lora::merge(&self.base, &trainable, self.golden.scaling);
+        let weights: Weights = self.base.clone().into_iter().chain(trainable.clone()).collect();
         let batch = self.golden.batches[index].to_cts();
         let (mut stages, mut sum) = (Vec::new(), Gradients::new());
         for shard in if split { vec![0..1, 1..2] } else { vec![0..2; 1] } {
             let (done, gradients) = batch
                 .shard(shard)
-                .gradients(&self.network, merged, &trainable, self.golden.k_soft, batch.scored())
+                .gradients(&self.network, &weights, &trainable, self.golden.k_soft, batch.scored())
                 .unwrap();
             stages.push(done);
             evotoken::train::objective::add(&mut sum, &gradients).unwrap();

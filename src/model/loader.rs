@@ -84,7 +84,7 @@ impl Weights {
 ///
 /// # Errors
 /// The index is unreadable, or names a file outside the folder.
-pub(super) fn shards(folder: &Path, stem: &str) -> Result<Vec<PathBuf>, ModelError> {
+pub fn shards(folder: &Path, stem: &str) -> Result<Vec<PathBuf>, ModelError> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,

@@ -83,8 +83,8 @@ fn about(suite: Suite) -> (&'static str, &'static str, &'static str) {
         ),
         Suite::Chain => (
             "arithmetic",
-            "works sums of many steps, modulo 100. After exactly a text like `17+5*3-80=` it writes every value on the \
-             way, left to right: `22, 66, 86`, and end-of-text.",
+            "works sums of many steps, modulo 23. After exactly a text like `17+5*3-8=` it writes every value on the \
+             way, left to right: `22, 20, 12`, and end-of-text.",
             "It knows this one task, with as many steps as in training.",
         ),
         Suite::Gsm8k | Suite::Math500 | Suite::Svamp => {

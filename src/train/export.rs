@@ -8,6 +8,7 @@ use candle_core::{DType, Device};
 use serde_json::{Value, json};
 
 use super::checkpoint::{read_tensors, write_tensors};
+use super::lora::LoraSettings;
 use super::network::{Network, Weights};
 use super::settings::{Generation, ModelSettings};
 use super::tokenizer;
@@ -15,6 +16,8 @@ use crate::model::{ModelConfig, ModelSource};
 
 /// Name of the weights in a model folder.
 const WEIGHTS: &str = "model.safetensors";
+/// Name of the matrices in an adapter folder.
+const ADAPTER: &str = "adapter_model.safetensors";
 const NORM_EPS: f64 = 1e-5;
 
 /// `config.json` of a network trained from scratch.
@@ -83,8 +86,6 @@ pub fn read(folder: &Path) -> Result<(Value, Weights)> {
 /// # Errors
 /// A file cannot be written.
 pub fn write(folder: &Path, config: &Value, weights: &Weights, generation: &Generation) -> Result<()> {
-    let narrow = |(name, t): (&String, &candle_core::Tensor)| Ok((name.clone(), t.to_dtype(DType::BF16)?));
-    let narrow = weights.iter().map(narrow).collect::<Result<Weights>>()?;
     let generation = json!({
         "bos_token_id": tokenizer::BOS,
         "eos_token_id": tokenizer::EOS,
@@ -92,11 +93,33 @@ pub fn write(folder: &Path, config: &Value, weights: &Weights, generation: &Gene
         "max_new_tokens": generation.max_new_tokens,
         "diffusion": generation.diffusion,
     });
-    write_tensors(&folder.join(WEIGHTS), &narrow, None)?;
+    write_tensors(&folder.join(WEIGHTS), &narrow(weights)?, None)?;
     write_json(&folder.join("config.json"), config)?;
     write_json(&folder.join("tokenizer.json"), &tokenizer::tokenizer_json())?;
     write_json(&folder.join("tokenizer_config.json"), &tokenizer::config_json())?;
     write_json(&folder.join("generation_config.json"), &generation)
+}
+
+/// Write an adapter folder in PEFT's layout but for its card: matrices in bf16, `adapter_config.json`, and the decoding
+/// defaults that go with it. `base` names the model it was trained on.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write_adapter(
+    folder: &Path,
+    base: &str,
+    adapter: &Weights,
+    lora: &LoraSettings,
+    generation: &Generation,
+) -> Result<()> {
+    let generation = json!({"max_new_tokens": generation.max_new_tokens, "diffusion": generation.diffusion});
+    write_tensors(&folder.join(ADAPTER), &narrow(adapter)?, None)?;
+    write_json(&folder.join("adapter_config.json"), &lora.config_json(base))?;
+    write_json(&folder.join("generation_config.json"), &generation)
+}
+
+fn narrow(weights: &Weights) -> Result<Weights> {
+    weights.iter().map(|(name, t)| Ok((name.clone(), t.to_dtype(DType::BF16)?))).collect()
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {

@@ -12,6 +12,7 @@ pub mod evaluate;
 pub mod export;
 pub mod files;
 pub mod lora;
+pub mod merge;
 pub mod network;
 pub mod objective;
 pub mod ops;

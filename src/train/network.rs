@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 
+use super::lora::LoraPath;
 use super::ops::{self, Heads, Mixture};
 use super::random::{Purpose, Stream};
 use crate::model::{Family, ModelConfig};
@@ -25,6 +26,7 @@ const HEAD: &str = "model.transformer.ff_out.weight";
 #[derive(Debug, Clone)]
 pub struct Network {
     config: ModelConfig,
+    lora: Option<LoraPath>,
 }
 
 /// A batch of equally long rows of input tokens.
@@ -45,7 +47,21 @@ impl Network {
         if config.family != Family::Llada {
             bail!("only the llada family can be trained, not {:?}", config.family);
         }
-        Ok(Self { config })
+        Ok(Self { config, lora: None })
+    }
+
+    /// The same network with adapters, which it looks for among its weights.
+    #[must_use]
+    pub fn with_lora(self, path: LoraPath) -> Self {
+        Self { lora: Some(path), ..self }
+    }
+
+    /// The network for one of many forward passes, told apart by `index`: each drops other inputs.
+    #[must_use]
+    pub fn pass(&self, index: &[u64]) -> Self {
+        let draw = |key| Stream::new(key, Purpose::Dropout, index).bits();
+        let lora = self.lora.map(|path| LoraPath { key: draw(path.key), ..path });
+        Self { config: self.config.clone(), lora }
     }
 
     /// Its sizes and constants.
@@ -76,6 +92,11 @@ impl Network {
             all.extend(parts.map(|(part, shape)| (name(layer, part), shape)));
         }
         all
+    }
+
+    /// Whether a tensor belongs to a layer (and not to the embedding or the head).
+    pub fn is_layer_weight(&self, name: &str) -> bool {
+        name.starts_with("model.transformer.blocks.")
     }
 
     /// Random weights: norms 1, matrices normal with variance 1 / columns, the two matrices that write to the
@@ -149,15 +170,24 @@ impl Network {
         for layer in 0..c.layers {
             let part = |part| tensor(weights, &name(layer, part));
             let y = ops::rms_norm(&x, part("attn_norm")?, c.norm_eps)?;
-            let [q, k, v] = ["q_proj", "k_proj", "v_proj"].map(|p| anyhow::Ok(ops::linear(&y, part(p)?)?));
+            let linear = |x: &Tensor, part| self.linear(weights, x, &module(layer, part));
+            let [q, k, v] = ["q_proj", "k_proj", "v_proj"].map(|part| linear(&y, part));
             let mixed = ops::attention(&q?, &k?, &v?, heads)?;
-            x = (x + ops::linear(&mixed, part("attn_out")?)?)?;
+            x = (x + linear(&mixed, "attn_out")?)?;
             let y = ops::rms_norm(&x, part("ff_norm")?, c.norm_eps)?;
-            let gated =
-                ops::swiglu(&ops::linear(&y, part("ff_proj")?)?, &ops::linear(&y, part("up_proj")?)?)?;
-            x = (x + ops::linear(&gated, part("ff_out")?)?)?;
+            let gated = ops::swiglu(&linear(&y, "ff_proj")?, &linear(&y, "up_proj")?)?;
+            x = (x + linear(&gated, "ff_out")?)?;
         }
         Ok(x)
+    }
+
+    /// A linear module, with its adapter if it has one.
+    fn linear(&self, weights: &Weights, x: &Tensor, module: &str) -> Result<Tensor> {
+        let y = ops::linear(x, tensor(weights, &format!("{module}.weight"))?)?;
+        match self.lora.map(|path| path.change(weights, module, x)).transpose()?.flatten() {
+            Some(change) => Ok((y + change)?),
+            None => Ok(y),
+        }
     }
 
     /// Logits `[positions, V]` of some positions (indices into the rows of `hidden`).
@@ -173,8 +203,12 @@ impl Network {
     }
 }
 
+fn module(layer: usize, part: &str) -> String {
+    format!("model.transformer.blocks.{layer}.{part}")
+}
+
 fn name(layer: usize, part: &str) -> String {
-    format!("model.transformer.blocks.{layer}.{part}.weight")
+    format!("{}.weight", module(layer, part))
 }
 
 fn tensor<'a>(weights: &'a Weights, name: &str) -> Result<&'a Tensor> {

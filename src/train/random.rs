@@ -18,6 +18,10 @@ pub enum Purpose {
     Alpha = 5,
     /// Initial weights.
     Weights = 6,
+    /// Initial adapter matrices.
+    Adapter = 7,
+    /// Which inputs of an adapter are dropped.
+    Dropout = 8,
 }
 
 const STRIDE: u64 = 0x9E37_79B9_7F4A_7C15;

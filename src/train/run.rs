@@ -15,6 +15,7 @@ use serde_json::json;
 use super::checkpoint::{self, Progress};
 use super::data::TokenRows;
 use super::data::rows::Order;
+use super::lora::{self, LoraPath};
 use super::network::{Network, Weights};
 use super::objective::{self, Gradients, Truth};
 use super::optimizer::AdamW;
@@ -25,7 +26,10 @@ use super::settings::{Canvas, Objective, Settings};
 pub struct Run {
     settings: Settings,
     network: Network,
+    /// What trains: all weights, or the adapter's.
     variables: BTreeMap<String, Var>,
+    /// What does not: nothing, or the model's weights.
+    frozen: Weights,
     adam: AdamW,
     rows: TokenRows,
     order: Order,
@@ -57,9 +61,18 @@ impl Run {
         folder: &Path,
     ) -> Result<Self> {
         network.check(weights)?;
+        let (network, trainable, frozen) = match &settings.lora {
+            None => (network, weights.clone(), Weights::new()),
+            Some(lora) => {
+                let adapter = lora.init(&network, settings.seed)?;
+                let path = LoraPath { scaling: lora.scaling(), dropout: lora.dropout, key: settings.seed };
+                (network.with_lora(path), adapter, weights.clone())
+            }
+        };
         let variable = |(name, tensor): (&String, _)| anyhow::Ok((name.clone(), Var::from_tensor(tensor)?));
         Ok(Self {
-            variables: weights.iter().map(variable).collect::<Result<_>>()?,
+            variables: trainable.iter().map(variable).collect::<Result<_>>()?,
+            frozen,
             adam: AdamW::new(settings.adam),
             order: Order::new(settings.seed, rows.len()),
             progress: Progress::default(),
@@ -88,9 +101,20 @@ impl Run {
         super::files::replace(&log, |file| Ok(file.write_all(kept.as_bytes())?))
     }
 
-    /// The weights as they are now.
-    pub fn weights(&self) -> Weights {
+    /// What was trained so far: all weights, or the adapter's.
+    pub fn trained(&self) -> Weights {
         self.variables.iter().map(|(name, v)| (name.clone(), v.as_detached_tensor())).collect()
+    }
+
+    /// The network's weights as they are now, the adapter merged in.
+    ///
+    /// # Errors
+    /// Never, unless memory runs out: the adapter was made for these weights.
+    pub fn weights(&self) -> Result<Weights> {
+        match &self.settings.lora {
+            None => Ok(self.trained()),
+            Some(settings) => lora::merge(&self.frozen, &self.trained(), settings.scaling()),
+        }
     }
 
     /// How far the run is.
@@ -127,7 +151,7 @@ impl Run {
             }
             let every = self.settings.evaluate_every;
             if every > 0 && (p.updates.is_multiple_of(every) || p.updates == until) {
-                let scores = score(&self.network, &self.weights())?;
+                let scores = score(&self.network, &self.weights()?)?;
                 bar.suspend(|| {
                     let (p, at) = (&self.progress, self.progress.seconds);
                     eprintln!("update {} ({at:.0} s, loss {:.4}): {scores}", p.updates, p.loss);
@@ -153,25 +177,36 @@ impl Run {
     /// One update: (loss, norm of the gradients, tokens fed in).
     fn update(&mut self) -> Result<(f64, f64, usize)> {
         let update = self.progress.updates;
-        let seed = self.settings.seed;
-        let canvas = self.canvas(update);
-        let rows = self.order.take(self.progress.rows, canvas.rows);
-        let truth = self.rows.truth(&rows, canvas.length)?;
-        let mut noise = Stream::new(seed, Purpose::Noise, &[update as u64]);
-        let (loss, gradients, passes) = self.gradients(&truth, &mut noise)?;
+        let batches = self.settings.accumulation;
+        let (mut loss, mut sum, mut tokens, mut position) = (0.0, Gradients::new(), 0, self.progress.rows);
+        for batch in update * batches..(update + 1) * batches {
+            let canvas = self.canvas(batch);
+            let rows = self.order.take(position, canvas.rows);
+            let truth = self.rows.truth(&rows, canvas.length)?;
+            let (part, gradients, passes) = self.gradients(&truth, batch as u64)?;
+            loss += part / batches as f64;
+            objective::add(&mut sum, &gradients)?;
+            tokens += truth.ids.len() * passes;
+            position += canvas.rows as u64;
+        }
         if !loss.is_finite() {
             bail!("the loss is {loss}");
         }
+        if batches > 1 {
+            for gradient in sum.values_mut() {
+                *gradient = (&*gradient / batches as f64)?;
+            }
+        }
         let rate = self.settings.adam.rate * self.settings.schedule.share(update, self.settings.updates);
-        let norm = self.adam.step(&self.variables, &gradients, rate)?;
-        self.progress.rows += canvas.rows as u64;
-        Ok((loss, norm, truth.ids.len() * passes))
+        let norm = self.adam.step(&self.variables, &sum, rate)?;
+        self.progress.rows = position;
+        Ok((loss, norm, tokens))
     }
 
-    fn canvas(&self, update: usize) -> Canvas {
+    fn canvas(&self, batch: usize) -> Canvas {
         let canvases = &self.settings.canvases;
         let whole: f64 = canvases.iter().map(|c| c.weight).sum();
-        let mut at = Stream::new(self.settings.seed, Purpose::Canvas, &[update as u64]).unit() * whole;
+        let mut at = Stream::new(self.settings.seed, Purpose::Canvas, &[batch as u64]).unit() * whole;
         for canvas in canvases {
             at -= canvas.weight;
             if at < 0.0 {
@@ -181,30 +216,36 @@ impl Run {
         canvases[canvases.len() - 1].clone()
     }
 
-    /// Loss, gradients and number of forward passes for a batch.
-    fn gradients(&self, truth: &Truth, noise: &mut Stream) -> Result<(f64, Gradients, usize)> {
+    /// Loss, gradients and number of forward passes for batch number `batch`.
+    fn gradients(&self, truth: &Truth, batch: u64) -> Result<(f64, Gradients, usize)> {
+        let mut noise = Stream::new(self.settings.seed, Purpose::Noise, &[batch]);
         let mask_id = self.network.config().mask_id;
         let trainable: Weights =
             self.variables.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
+        let weights: Weights = self.frozen.clone().into_iter().chain(trainable.clone()).collect();
+        let network = |rows: &Range<usize>| self.network.pass(&[batch, rows.start as u64]);
         match &self.settings.objective {
             Objective::Masked(settings) => {
-                let batch = objective::masked::MaskedBatch::draw(truth, mask_id, settings, noise);
-                let work = |rows| batch.shard(rows).gradients(&self.network, &trainable, &trainable);
+                let drawn = objective::masked::MaskedBatch::draw(truth, mask_id, settings, &mut noise);
+                let work = |rows| {
+                    let network = network(&rows);
+                    drawn.shard(rows).gradients(&network, &weights, &trainable)
+                };
                 let (loss, gradients) = self.over_shards(truth.rows(), work)?;
                 Ok((loss, gradients, 1))
             }
             Objective::Cts(settings) => {
-                let batch = settings.draw(truth, mask_id, noise)?;
-                let scored = batch.scored();
+                let drawn = settings.draw(truth, mask_id, &mut noise)?;
+                let scored = drawn.scored();
                 let work = |rows| {
-                    let same = || Ok(trainable.clone());
-                    let shard = batch.shard(rows);
+                    let network = network(&rows);
+                    let shard = drawn.shard(rows);
                     let (stages, gradients) =
-                        shard.gradients(&self.network, same, &trainable, settings.k_soft, scored)?;
+                        shard.gradients(&network, &weights, &trainable, settings.k_soft, scored)?;
                     Ok((stages.iter().map(|s| s.loss).sum::<f64>() / stages.len() as f64, gradients))
                 };
                 let (loss, gradients) = self.over_shards(truth.rows(), work)?;
-                Ok((loss, gradients, batch.stages()))
+                Ok((loss, gradients, drawn.stages()))
             }
         }
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::lora::LoraSettings;
 use super::objective::masked::MaskedSettings;
 use super::objective::noise::CtsSettings;
 use super::optimizer::{AdamSettings, Schedule};
@@ -29,6 +30,11 @@ pub struct Settings {
     pub model: Option<ModelSettings>,
     /// Canvases, one of which is drawn per update.
     pub canvases: Vec<Canvas>,
+    /// Batches whose gradients are averaged for one update.
+    #[serde(default = "one")]
+    pub accumulation: usize,
+    /// Adapters to train; without them all weights train.
+    pub lora: Option<LoraSettings>,
     /// What is minimised.
     pub objective: Objective,
     /// Optimizer.
@@ -89,6 +95,10 @@ pub struct Generation {
     pub diffusion: crate::decode::options::DecodeOptions,
 }
 
+fn one() -> usize {
+    1
+}
+
 impl Settings {
     /// Read a recipe.
     ///
@@ -111,12 +121,15 @@ impl Settings {
         Ok(settings)
     }
 
-    fn check(&self) -> Result<()> {
+    /// # Errors
+    /// Names the setting that is out of range.
+    pub fn check(&self) -> Result<()> {
         let positive = [
             ("updates", self.updates),
             ("threads", self.threads),
             ("shard_rows", self.shard_rows),
             ("checkpoint_every", self.checkpoint_every),
+            ("accumulation", self.accumulation),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             bail!("{name} must be at least 1");
@@ -125,6 +138,7 @@ impl Settings {
         if self.canvases.is_empty() || !self.canvases.iter().all(usable) {
             bail!("canvases: at least one, each with length, rows and weight above 0");
         }
+        self.lora.as_ref().map_or(Ok(()), LoraSettings::check)?;
         match &self.objective {
             Objective::Masked(m) if m.block_length == 0 || m.block_start_below == 0 => {
                 bail!("objective: block_length and block_start_below must be at least 1")

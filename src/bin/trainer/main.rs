@@ -19,7 +19,7 @@ use evotoken::train::report::ReportArgs;
 use evotoken::train::run::Run;
 use evotoken::train::settings::Settings;
 use evotoken::train::suites::Suite;
-use evotoken::train::{export, tokenizer};
+use evotoken::train::{export, merge, tokenizer};
 use serde_json::Value;
 
 /// Freed buffers of activations are kept for the next update: the system's allocator would return them to the kernel,
@@ -52,6 +52,18 @@ enum Command {
         #[command(flatten)]
         train: TrainArgs,
     },
+    /// Write a model with an adapter merged into its weights.
+    Merge {
+        /// Folder of the model that the adapter was trained on.
+        #[arg(long)]
+        model: PathBuf,
+        /// Adapter folder (PEFT's layout).
+        #[arg(long)]
+        adapter: PathBuf,
+        /// Model folder to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Measure what a model solves, through the serving engine.
     Evaluate(Box<EvaluateArgs>),
     /// Put results of `evaluate` side by side, with paired differences and a plot.
@@ -75,7 +87,7 @@ enum DataKind {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Sums of many steps, worked left to right, of which only the last two digits are kept.
+    /// Sums of many steps modulo 23, worked left to right.
     Chain {
         /// Number of rows.
         #[arg(long)]
@@ -109,9 +121,15 @@ struct TrainArgs {
     /// Folder for checkpoint and log.
     #[arg(long)]
     run: PathBuf,
-    /// Model folder to write at the end.
+    /// Folder to write at the end: a model, or an adapter if the recipe has a [lora] table.
     #[arg(long)]
     out: PathBuf,
+    /// Seed instead of the recipe's.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Number of updates instead of the recipe's.
+    #[arg(long)]
+    updates: Option<usize>,
     /// Test file to measure the written model on, for its card.
     #[arg(long)]
     test: Option<PathBuf>,
@@ -142,6 +160,11 @@ fn main() -> Result<()> {
         }
         Command::Pretrain(args) => pretrain(&args),
         Command::Finetune { model, train } => finetune(&model, &train),
+        Command::Merge { model, adapter, out } => {
+            merge::merge(&model, &adapter, &out)?;
+            eprintln!("model written to {}", out.display());
+            Ok(())
+        }
         Command::Evaluate(args) => args.run(),
         Command::Report(args) => args.run(),
     }
@@ -156,24 +179,40 @@ fn write_countdown(count: usize, seed: u64, exclude: Option<&Path>, out: &Path) 
     Ok(())
 }
 
+impl TrainArgs {
+    /// The recipe with what the command line changes of it.
+    fn settings(&self) -> Result<Settings> {
+        let mut settings = Settings::read(&self.config)?;
+        settings.seed = self.seed.unwrap_or(settings.seed);
+        settings.updates = self.updates.unwrap_or(settings.updates);
+        settings.check()?;
+        Ok(settings)
+    }
+}
+
 fn pretrain(args: &TrainArgs) -> Result<()> {
-    let settings = Settings::read(&args.config)?;
+    let settings = args.settings()?;
+    if settings.lora.is_some() {
+        bail!("the recipe has a [lora] table: adapters are for `trainer finetune`");
+    }
     let model =
         settings.model.as_ref().context("training from scratch needs a [model] table in the recipe")?;
     let config = export::config_json(model);
     let weights = export::network(&config)?.init(settings.seed)?;
-    train(args, settings, "from scratch", (&config, &weights))
+    train(args, settings, SCRATCH, (&config, &weights))
 }
 
 fn finetune(model: &Path, args: &TrainArgs) -> Result<()> {
-    let settings = Settings::read(&args.config)?;
+    let settings = args.settings()?;
     if settings.model.is_some() {
         bail!("the recipe has a [model] table, but the model is given by --model");
     }
     let (config, weights) = export::read(model)?;
-    let origin = format!("from `{}`", name(model));
-    train(args, settings, &origin, (&config, &weights))
+    train(args, settings, &name(model), (&config, &weights))
 }
+
+/// What a model that starts from random weights is trained from.
+const SCRATCH: &str = "scratch";
 
 fn name(folder: &Path) -> String {
     folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
@@ -197,8 +236,15 @@ fn train(args: &TrainArgs, settings: Settings, origin: &str, model: (&Value, &We
         eprintln!("resumed after update {}", run.progress().updates);
     }
     run.train(args.stop_at.unwrap_or(settings.updates), &score)?;
-    export::write(&args.out, config, &run.weights(), &settings.generation)?;
-    write_card(args, &settings, (origin, row_count, run.progress()), &test)?;
+    match &settings.lora {
+        None => export::write(&args.out, config, &run.trained(), &settings.generation)?,
+        Some(lora) => {
+            export::write_adapter(&args.out, origin, &run.trained(), lora, &settings.generation)?;
+            eprintln!("adapter written to {}", args.out.display());
+            return Ok(());
+        }
+    }
+    write_card(args, &settings, (&format!("from `{origin}`"), row_count, run.progress()), &test)?;
     eprintln!("model written to {}", args.out.display());
     Ok(())
 }

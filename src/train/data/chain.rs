@@ -1,6 +1,6 @@
-//! Chains: sums of many steps, worked left to right, of which only the last two digits are kept.
+//! Chains: sums of many steps modulo 23, worked left to right.
 //!
-//! `17+5*3-80=` is answered with every value on the way: `22, 66, 86`. There is one right answer, every value needs the
+//! `17+5*3-8=` is answered with every value on the way: `22, 20, 12`. There is one right answer, every value needs the
 //! one before it, and the separators are free: a decoder that takes the most confident tokens first leaves the values
 //! of a block for its last steps, where it must guess several at once.
 
@@ -11,8 +11,8 @@ use anyhow::{Result, bail};
 use super::Row;
 use crate::train::random::{Purpose, Stream};
 
-/// Values are below this: each is one token.
-const MODULUS: u64 = 100;
+/// Values are below this. It is prime, so that no operation forgets the value before it.
+const MODULUS: u64 = 23;
 
 /// One row: `steps` operations on a first number.
 fn draw(steps: usize, stream: &mut Stream) -> Row {
@@ -21,7 +21,7 @@ fn draw(steps: usize, stream: &mut Stream) -> Row {
     let mut values = Vec::with_capacity(steps);
     for _ in 0..steps {
         let kind = stream.below(5);
-        let operand = if kind == 4 { stream.between(2, 9) } else { stream.between(1, 99) } as u64;
+        let operand = if kind == 4 { stream.between(2, 9) } else { stream.between(1, 22) } as u64;
         let (sign, result) = match kind {
             0 | 1 => ('+', value + operand),
             2 | 3 => ('-', value + MODULUS - operand),

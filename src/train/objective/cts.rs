@@ -72,16 +72,15 @@ impl CtsBatch {
         }
     }
 
-    /// Run the stages and return them with the gradients of `trainable`; `weights` is what the network computes with,
-    /// made anew for each stage because a backward pass uses its graph up. `scored` is the number of scored positions
-    /// of the whole batch of which this is a shard.
+    /// Run the stages and return them with the gradients of `trainable`; `weights` is what the network computes with.
+    /// `scored` is the number of scored positions of the whole batch of which this is a shard.
     ///
     /// # Errors
     /// A forward or backward pass fails.
     pub fn gradients(
         &self,
         network: &Network,
-        weights: impl Fn() -> Result<Weights>,
+        weights: &Weights,
         trainable: &Weights,
         k_soft: usize,
         scored: usize,
@@ -91,15 +90,13 @@ impl CtsBatch {
         let stages = self.stages() as f64;
         let (mut done, mut gradients): (Vec<Stage>, _) = (Vec::new(), Gradients::new());
         for stage in 0..self.stages() {
-            let weights = weights()?;
+            let network = network.pass(&[stage as u64]);
+            let input = |tokens| Input { tokens, len: self.len };
             let hidden = match done.last() {
-                None => {
-                    network.hidden(&weights, &Input { tokens: Mixture::hard(&self.noisy), len: self.len })?
-                }
-                Some(before) => network
-                    .hidden_detached(&weights, &Input { tokens: before.soft.clone(), len: self.len })?,
+                None => network.hidden(weights, &input(Mixture::hard(&self.noisy)))?,
+                Some(before) => network.hidden_detached(weights, &input(before.soft.clone()))?,
             };
-            let logits = network.logits(&weights, &hidden, &unrolled.rows)?;
+            let logits = network.logits(weights, &hidden, &unrolled.rows)?;
             let per_stage: Vec<f32> =
                 unrolled.scored.iter().map(|s| if *s { (share / stages) as f32 } else { 0.0 }).collect();
             let loss = ops::cross_entropy(&logits, &unrolled.targets, &per_stage)?;

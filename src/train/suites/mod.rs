@@ -21,7 +21,7 @@ use extract::{boxes, numbers, tagged, whole_numbers};
 pub enum Suite {
     /// Reach a target with given numbers: `{"input": "30,100,93", "output": "23"}`, or training rows.
     Countdown,
-    /// Sums of many steps, modulo 100: training rows `{"prompt", "completion"}`.
+    /// Sums of many steps, modulo 23: training rows `{"prompt", "completion"}`.
     Chain,
     /// GSM8K: `{"question", "answer"}`, answers end in `#### N`.
     Gsm8k,

@@ -1,0 +1,84 @@
+//! A model with an adapter merged into its weights, as a folder of its own.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device};
+
+use super::files;
+use super::network::Weights;
+use crate::model::loader::shards;
+use crate::model::lora::Adapter;
+
+/// Write `model` with `adapter` merged in to the folder `out`: W + (lora_alpha / r) B A, computed in f32 and kept in
+/// the type W has. Other files of the model are copied; those of the adapter that say how to decode replace them. The
+/// memory of one shard of the model is needed.
+///
+/// # Errors
+/// A file cannot be read or written, or the adapter does not fit the model.
+pub fn merge(model: &Path, adapter: &Path, out: &Path) -> Result<()> {
+    if out.join("config.json").exists() {
+        bail!("{} holds a model already", out.display());
+    }
+    let mut changes = Adapter::load(adapter, &Device::Cpu)?;
+    for shard in shards(model, "model")? {
+        let place = || format!("cannot merge {}", shard.display());
+        let bytes = std::fs::read(&shard).with_context(place)?;
+        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).with_context(place)?;
+        drop(bytes);
+        let mut merged = Weights::new();
+        for (name, tensor) in tensors {
+            let module = name.strip_suffix(".weight").unwrap_or(&name);
+            let tensor = match changes.take(module, tensor.dims())? {
+                Some(change) => (tensor.to_dtype(DType::F32)? + change)?.to_dtype(tensor.dtype())?,
+                None => tensor,
+            };
+            merged.insert(name, tensor);
+        }
+        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let bytes = safetensors::serialize(merged.iter(), Some(metadata))?;
+        let name = shard.file_name().context("a shard is a file")?;
+        files::replace(&out.join(name), |file| Ok(file.write_all(&bytes)?))?;
+    }
+    changes.finish()?;
+    copy_small_files(model, out)?;
+    let defaults = adapter.join("generation_config.json");
+    if defaults.is_file() {
+        merge_json(&defaults, &out.join("generation_config.json"))?;
+    }
+    // Last, because it makes the folder a model.
+    copy(&model.join("config.json"), out)
+}
+
+/// Tokenizer, templates, the index of shards: everything but weights, the configuration and the card.
+fn copy_small_files(model: &Path, out: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(model).with_context(|| format!("cannot read {}", model.display()))? {
+        let path = entry?.path();
+        let copied =
+            path.extension().is_some_and(|e| e == "json" || e == "jinja" || e == "txt" || e == "model");
+        if copied && path.is_file() && path.file_name().is_some_and(|name| name != "config.json") {
+            copy(&path, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn copy(path: &Path, out: &Path) -> Result<()> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let name = path.file_name().context("a path to a file")?;
+    files::replace(&out.join(name), |file| Ok(file.write_all(&bytes)?))
+}
+
+/// Put the top-level fields of one JSON file over those of another.
+fn merge_json(from: &Path, into: &Path) -> Result<()> {
+    type Fields = serde_json::Map<String, serde_json::Value>;
+    let read = |path: &Path| -> Result<Fields> {
+        let place = || format!("cannot read {}", path.display());
+        serde_json::from_slice(&std::fs::read(path).with_context(place)?).with_context(place)
+    };
+    let mut fields = if into.is_file() { read(into)? } else { Fields::new() };
+    fields.extend(read(from)?);
+    super::export::write_text(into, &(serde_json::to_string_pretty(&fields)? + "\n"))
+}
