@@ -199,7 +199,7 @@ fn pretrain(args: &TrainArgs) -> Result<()> {
         settings.model.as_ref().context("training from scratch needs a [model] table in the recipe")?;
     let config = export::config_json(model);
     let weights = export::network(&config)?.init(settings.seed)?;
-    train(args, settings, SCRATCH, (&config, &weights))
+    train(args, settings, None, (&config, &weights))
 }
 
 fn finetune(model: &Path, args: &TrainArgs) -> Result<()> {
@@ -208,17 +208,15 @@ fn finetune(model: &Path, args: &TrainArgs) -> Result<()> {
         bail!("the recipe has a [model] table, but the model is given by --model");
     }
     let (config, weights) = export::read(model)?;
-    train(args, settings, &name(model), (&config, &weights))
+    train(args, settings, Some(model), (&config, &weights))
 }
-
-/// What a model that starts from random weights is trained from.
-const SCRATCH: &str = "scratch";
 
 fn name(folder: &Path) -> String {
     folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn train(args: &TrainArgs, settings: Settings, origin: &str, model: (&Value, &Weights)) -> Result<()> {
+/// Train from the weights of the folder `base`, or from random ones.
+fn train(args: &TrainArgs, settings: Settings, base: Option<&Path>, model: (&Value, &Weights)) -> Result<()> {
     let (config, weights) = model;
     let (network, tokenizer) = (export::network(config)?, tokenizer::build()?);
     let rows = TokenRows::encode(&rows::read(&args.data)?, &tokenizer, tokenizer::EOS)?;
@@ -239,13 +237,13 @@ fn train(args: &TrainArgs, settings: Settings, origin: &str, model: (&Value, &We
     match &settings.lora {
         None => export::write(&args.out, config, &run.trained(), &settings.generation)?,
         Some(lora) => {
-            export::write_adapter(&args.out, origin, &run.trained(), lora, &settings.generation)?;
-            eprintln!("adapter written to {}", args.out.display());
-            return Ok(());
+            let base = base.map(name).unwrap_or_default();
+            export::write_adapter(&args.out, &base, &run.trained(), lora, &settings.generation)?;
         }
     }
-    write_card(args, &settings, (&format!("from `{origin}`"), row_count, run.progress()), &test)?;
-    eprintln!("model written to {}", args.out.display());
+    let count = network::parameters(&run.trained());
+    write_card(args, &settings, (base, row_count, count, run.progress()), &test)?;
+    eprintln!("written to {}", args.out.display());
     Ok(())
 }
 
@@ -254,27 +252,33 @@ fn questions(suite: Suite, file: Option<&Path>) -> Result<Asked> {
     Ok(Asked::plain(questions))
 }
 
-/// Measure the model as it was written and put the figures beside it.
+/// Measure the model or adapter as it was written and put the figures beside it.
 fn write_card(
     args: &TrainArgs,
     settings: &Settings,
-    (origin, rows, progress): (&str, usize, &Progress),
+    (base, rows, parameters, progress): (Option<&Path>, usize, usize, &Progress),
     test: &Asked,
 ) -> Result<()> {
-    let (_, weights) = export::read(&args.out)?;
     let measured = match test.questions.as_slice() {
         [] => Vec::new(),
         _ => {
-            let served = Served::load(&ModelSource::folder(&args.out), None, IN_FLIGHT)?;
+            let (model, adapter) = match (&settings.lora, base) {
+                (Some(_), Some(base)) => (base, Some(args.out.as_path())),
+                _ => (args.out.as_path(), None),
+            };
+            let served = Served::load(&ModelSource::folder(model), adapter, IN_FLIGHT)?;
             development::measure(&served, test, development::settings(settings))?
         }
     };
+    let base = base.map(name);
     let card = Card {
         name: &format!("{}-{}", grid::name(&args.suite), name(&args.out)),
-        origin,
+        base: base.as_deref(),
+        adapter: settings.lora.is_some(),
+        seed: settings.seed,
         recipe: &std::fs::read_to_string(&args.config)?,
         progress,
-        parameters: network::parameters(&weights),
+        parameters,
         rows,
         defaults: &settings.generation.diffusion,
         suite: args.suite,

@@ -64,7 +64,8 @@ pub fn line(config: &ModelConfig, weights: &Weights, asked: &Asked, recipe: &Set
     let measured = measure(&served, asked, settings(recipe))?;
     let part = |(setting, m): &(Setting, Measured)| {
         let method = setting.decode.method.iter().map(name).collect::<String>();
-        format!("{method} NFE {:.1} {:.1} %", m.nfe, 100.0 * m.accuracy)
+        let values = m.values.map(|share| format!(" (values {:.1} %)", 100.0 * share)).unwrap_or_default();
+        format!("{method} NFE {:.1} {:.1} %{values}", m.nfe, 100.0 * m.accuracy)
     };
     Ok(measured.iter().map(part).collect::<Vec<_>>().join("  "))
 }
