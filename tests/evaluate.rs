@@ -201,6 +201,8 @@ fn a_setting_out_of_range_is_named() {
     assert!(error.starts_with("mask, 2 steps") && error.contains("fewer than the 4 blocks"), "{error}");
     let error = format!("{:#}", settings("--alpha 1").unwrap_err());
     assert!(error.contains("alpha: must be at least 0 and below 1"), "{error}");
+    let error = format!("{:#}", settings("--temperature 3").unwrap_err());
+    assert!(error.contains("temperature: must be between 0 and 2"), "{error}");
 }
 
 // ---- answers ----

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use evotoken::config;
+use evotoken::config::{self, LogSettings};
 use evotoken::model::ModelSource;
+use evotoken::telemetry;
 use evotoken::train::card::Card;
 use evotoken::train::checkpoint::Progress;
 use evotoken::train::data::chain;
@@ -121,7 +122,7 @@ struct TrainArgs {
     /// Folder for checkpoint and log.
     #[arg(long)]
     run: PathBuf,
-    /// Folder to write at the end: a model, or an adapter if the recipe has a [lora] table.
+    /// Folder to write at the end: a model, or an adapter if the recipe has a `[lora]` table.
     #[arg(long)]
     out: PathBuf,
     /// Seed instead of the recipe's.
@@ -147,6 +148,8 @@ struct TrainArgs {
 fn main() -> Result<()> {
     // SAFETY: no other thread has been started yet.
     unsafe { config::keep_candle_on_its_thread() };
+    // What the engine has to say of a model that fails.
+    telemetry::init(&LogSettings { level: "warn".to_owned(), ..LogSettings::default() })?;
     match Cli::parse().command {
         Command::Data { kind: DataKind::Countdown { rows, seed, exclude, out } } => {
             write_countdown(rows, seed, exclude.as_deref(), &out)

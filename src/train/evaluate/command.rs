@@ -45,7 +45,7 @@ pub struct EvaluateArgs {
     /// How questions are put; without it, plain for countdown and chain, instruct for the others
     #[arg(long)]
     prompt: Option<Style>,
-    /// What every answer begins with, put behind the prompt; without it, <reasoning> if the prompt is instruct
+    /// What every answer begins with, put behind the prompt; without it, `<reasoning>` if the prompt is instruct
     #[arg(long)]
     prefill: Option<String>,
     /// What the rows of the table are called; without it, the model's name

@@ -1,6 +1,6 @@
 //! Ways of decoding to compare: lists of values, and every combination of them.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +76,7 @@ impl Grid {
         model: &ModelConfig,
         usual_length: usize,
     ) -> Result<Vec<Setting>> {
+        ensure!((0.0..=2.0).contains(&self.temperature), "temperature: must be between 0 and 2");
         let usual = [defaults.max_new_tokens.unwrap_or(usual_length)];
         let lengths = if self.max_tokens.is_empty() { &usual[..] } else { &self.max_tokens };
         let mut settings: Vec<Setting> = Vec::new();
