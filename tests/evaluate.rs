@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use clap::Parser;
 use evotoken::decode::DecodeOptions;
@@ -50,10 +51,10 @@ fn every_suite_reads_its_own_rows() {
             countdown,
         ),
         (
-            Suite::Chain,
-            r#"{"prompt": "17+5*3-80=", "completion": "22, 66, 86"}"#,
-            "17+5*3-80=",
-            Truth::Chain(vec![22, 66, 86]),
+            Suite::Worked,
+            r#"{"input": "30,100,93", "output": "23"}"#,
+            "Numbers: [30, 100, 93]\nTarget: 23",
+            Truth::Worked { numbers: vec![30, 100, 93], target: 23 },
         ),
         (
             Suite::Gsm8k,
@@ -97,11 +98,6 @@ fn a_row_that_cannot_be_read_is_named_by_file_and_line() {
             r#"{"prompt": "17+5=", "completion": "22"}"#.to_owned(),
             "line 1: \"17+5=\" is not a Countdown prompt",
         ),
-        (
-            Suite::Chain,
-            r#"{"prompt": "17+5=", "completion": "?"}"#.to_owned(),
-            "the completion holds no number",
-        ),
         (Suite::Gsm8k, r#"{"question": "How many?", "answer": "3"}"#.to_owned(), "line 1: the answer has no"),
         (
             Suite::Gsm8k,
@@ -111,13 +107,13 @@ fn a_row_that_cannot_be_read_is_named_by_file_and_line() {
         (Suite::Math500, r#"{"problem": "?"}"#.to_owned(), "line 1: missing field `answer`"),
         (Suite::Svamp, r#"[{"Body": "a"}]"#.to_owned(), "questions.jsonl row 1: missing field `Question`"),
         (Suite::Svamp, r#"{"Body": "a"}"#.to_owned(), "questions.jsonl is not a JSON array"),
-        (Suite::Chain, "\n\n".to_owned(), "questions.jsonl holds no question"),
+        (Suite::Worked, "\n\n".to_owned(), "questions.jsonl holds no question"),
     ];
     for (suite, text, expected) in cases {
         let error = format!("{:#}", read(suite, &text).unwrap_err());
         assert!(error.contains(expected), "{suite:?}: {error}");
     }
-    let error = format!("{:#}", Suite::Chain.read(Path::new("nowhere.jsonl")).unwrap_err());
+    let error = format!("{:#}", Suite::Worked.read(Path::new("nowhere.jsonl")).unwrap_err());
     assert!(error.starts_with("cannot read nowhere.jsonl: "), "{error}");
 }
 
@@ -268,7 +264,7 @@ fn weights_in_memory_answer_as_their_folder_does() {
     let (config, weights) = export::read(&folder).unwrap();
     let tokens = Tokenizer::from_json(tokenizer::tokenizer_json().to_string().as_bytes()).unwrap();
     let config = ModelConfig::from_json(config.to_string().as_bytes()).unwrap();
-    let in_memory = Served::of_weights(&config, &weights, tokens, 8).unwrap();
+    let in_memory = Served::of_weights(&config, &weights, Arc::new(tokens), 8).unwrap();
     let of_folder = Served::load(&ModelSource::folder(&folder), None, 8).unwrap();
     let asked = asked(&PROBLEMS, "");
     for setting in ways() {
@@ -369,14 +365,13 @@ fn the_program_writes_table_records_and_answers() {
 #[test]
 fn the_program_says_which_file_and_line_is_at_fault() {
     let folder = tempfile::tempdir().unwrap();
-    let data =
-        file(folder.path(), "{\"prompt\": \"1+1=\", \"completion\": \"2\"}\n{}\n").display().to_string();
-    let output = trainer(&["evaluate", "--suite", "chain", "--data", &data]);
+    let data = file(folder.path(), "{\"input\": \"1,2,3\", \"output\": \"6\"}\n{}\n").display().to_string();
+    let output = trainer(&["evaluate", "--suite", "worked", "--data", &data]);
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && message.contains("questions.jsonl line 2"), "{message}");
-    let data = file(folder.path(), "{\"prompt\": \"1+1=\", \"completion\": \"2\"}\n");
+    let data = file(folder.path(), "{\"input\": \"1,2,3\", \"output\": \"6\"}\n");
     let (data, model) = (data.display().to_string(), folder.path().display().to_string());
-    let output = trainer(&["evaluate", "--suite", "chain", "--data", &data, "--model", &model]);
+    let output = trainer(&["evaluate", "--suite", "worked", "--data", &data, "--model", &model]);
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && message.contains("config.json is missing"), "{message}");
 }

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
-use evotoken::train::data::{TokenRows, countdown};
+use evotoken::train::data::TokenRows;
+use evotoken::train::data::countdown::{self, Style};
 use evotoken::train::network::{Network, Weights};
 use evotoken::train::objective::masked::{MaskedBatch, MaskedSettings};
 use evotoken::train::objective::noise::{CtsSettings, ShortBlock};
@@ -95,7 +96,7 @@ fn small() -> (serde_json::Value, Network, Weights) {
 }
 
 fn truth(count: usize, canvas: usize) -> Truth {
-    let made = countdown::generate(count, 1, &HashSet::new()).unwrap();
+    let made = countdown::generate(count, Style::Expression, 1, &HashSet::new()).unwrap();
     let rows = TokenRows::encode(&made, &tokenizer::build().unwrap(), tokenizer::EOS).unwrap();
     rows.truth(&(0..count).collect::<Vec<_>>(), canvas).unwrap()
 }
@@ -175,7 +176,7 @@ proptest! {
         prop_assert!((1..=4).contains(&batch.stages()));
         let length = batch.end[0] + 1 - batch.start[0];
         for row in 0..4 {
-            prop_assert!(batch.start[row] >= truth.prompt_len || grow);
+            prop_assert!(batch.start[row] >= truth.prompt_len[row] || grow);
             prop_assert!(batch.end[row] < truth.len);
             prop_assert_eq!(batch.end[row] + 1 - batch.start[row], length);
             let ids = &batch.noisy[row * truth.len..(row + 1) * truth.len];
@@ -222,7 +223,7 @@ fn config_text(objective: &Objective) -> String {
 }
 
 fn token_rows() -> TokenRows {
-    let made = countdown::generate(20, 1, &HashSet::new()).unwrap();
+    let made = countdown::generate(20, Style::Expression, 1, &HashSet::new()).unwrap();
     TokenRows::encode(&made, &tokenizer::build().unwrap(), tokenizer::EOS).unwrap()
 }
 

@@ -9,7 +9,8 @@ use candle_core::Tensor;
 use evotoken::backend::{CandleBackend, device::DeviceChoice};
 use evotoken::engine::batch::{Backend, Segment, SlotId, StepBatch};
 use evotoken::model::ModelSource;
-use evotoken::train::data::{TokenRows, countdown};
+use evotoken::train::data::TokenRows;
+use evotoken::train::data::countdown::{self, Style};
 use evotoken::train::lora::{LoraPath, LoraSettings};
 use evotoken::train::network::{Input, Network, Weights};
 use evotoken::train::ops::Mixture;
@@ -61,7 +62,7 @@ fn settings() -> Settings {
 
 fn start(settings: &Settings, folder: &Path) -> Run {
     let (_, network, weights) = base();
-    let made = countdown::generate(40, 1, &HashSet::new()).unwrap();
+    let made = countdown::generate(40, Style::Expression, 1, &HashSet::new()).unwrap();
     let rows = TokenRows::encode(&made, &tokenizer::build().unwrap(), tokenizer::EOS).unwrap();
     Run::new(settings.clone(), network, &weights, rows, folder).unwrap()
 }

@@ -6,6 +6,7 @@ pub mod kv;
 pub mod layers;
 pub mod loader;
 pub mod lora;
+pub(crate) mod names;
 pub mod source;
 pub mod transformer;
 

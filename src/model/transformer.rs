@@ -8,59 +8,9 @@ use candle_core::{Device, Result, Tensor};
 use super::kv::Slots;
 use super::layers::{Linear, RmsNorm, Rotary, attend, mix, rotate, split_heads, swiglu};
 use super::loader::{Weights, tensor_error};
-use super::{Family, ModelConfig, ModelError};
+use super::names::Names;
+use super::{ModelConfig, ModelError};
 use crate::engine::batch::{Segment, StepBatch};
-
-/// Tensor names of a family.
-struct Names {
-    embedding: &'static str,
-    final_norm: &'static str,
-    head: &'static str,
-    /// Before a layer's number.
-    layer: &'static str,
-    norm1: &'static str,
-    norm2: &'static str,
-    q: &'static str,
-    k: &'static str,
-    v: &'static str,
-    o: &'static str,
-    gate: &'static str,
-    up: &'static str,
-    down: &'static str,
-}
-
-/// In LLaDA `ff_proj` is the gate, and `ff_out` is the head at the top but the down projection in a layer.
-const LLADA: Names = Names {
-    embedding: "model.transformer.wte",
-    final_norm: "model.transformer.ln_f",
-    head: "model.transformer.ff_out",
-    layer: "model.transformer.blocks",
-    norm1: "attn_norm",
-    norm2: "ff_norm",
-    q: "q_proj",
-    k: "k_proj",
-    v: "v_proj",
-    o: "attn_out",
-    gate: "ff_proj",
-    up: "up_proj",
-    down: "ff_out",
-};
-
-const DREAM: Names = Names {
-    embedding: "model.embed_tokens",
-    final_norm: "model.norm",
-    head: "lm_head",
-    layer: "model.layers",
-    norm1: "input_layernorm",
-    norm2: "post_attention_layernorm",
-    q: "self_attn.q_proj",
-    k: "self_attn.k_proj",
-    v: "self_attn.v_proj",
-    o: "self_attn.o_proj",
-    gate: "mlp.gate_proj",
-    up: "mlp.up_proj",
-    down: "mlp.down_proj",
-};
 
 #[derive(Debug)]
 struct Layer {
@@ -83,7 +33,7 @@ impl Layer {
         config: &ModelConfig,
     ) -> std::result::Result<Self, ModelError> {
         let (width, kv, mlp) = (config.width, config.kv_width(), config.mlp);
-        let at = |module: &str| format!("{}.{number}.{module}", names.layer);
+        let at = |module: &str| names.module(number, module);
         let bias = config.qkv_bias();
         Ok(Self {
             norm1: RmsNorm::load(weights, &at(names.norm1), width, config.norm_eps)?,
@@ -123,14 +73,11 @@ impl Transformer {
         mut weights: Weights,
         device: &Device,
     ) -> std::result::Result<Self, ModelError> {
-        let names = match config.family {
-            Family::Llada => LLADA,
-            Family::Dream => DREAM,
-        };
+        let names = Names::of(config.family);
         let table = format!("{}.weight", names.embedding);
         let embedding = weights.get(&table, &[config.vocab, config.width])?;
         let layers = (0..config.layers)
-            .map(|number| Layer::load(&mut weights, &names, number, &config))
+            .map(|number| Layer::load(&mut weights, names, number, &config))
             .collect::<std::result::Result<Vec<_>, _>>()?;
         let final_norm = RmsNorm::load(&mut weights, names.final_norm, config.width, config.norm_eps)?;
         let head = if config.tied_head {

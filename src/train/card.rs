@@ -93,11 +93,12 @@ fn about(suite: Suite) -> (&'static str, &'static str, &'static str) {
              positive whole intermediate results. For anything else it writes something of the same form that is not \
              an answer.",
         ),
-        Suite::Chain => (
-            "arithmetic",
-            "works sums of many steps, modulo 23. After exactly a text like `17+5*3-8=` it writes every value on the \
-             way, left to right: `22, 20, 12`, and end-of-text.",
-            "It knows this one task, with as many steps as in training.",
+        Suite::Worked => (
+            "countdown",
+            "works Countdown out. After exactly a text like `Numbers: [30, 100, 93]\\nTarget: 23` (nothing after it) it \
+             writes one equation per operation, such as `93+30=123, 123-100=23`, and end-of-text.",
+            "It knows this one task and this one prompt: numbers 1..100 and a target 1..100 that can be reached with \
+             positive whole intermediate results.",
         ),
         Suite::Gsm8k | Suite::Math500 | Suite::Svamp => {
             ("math", "answers questions in words about numbers.", "It knows what its training rows hold.")

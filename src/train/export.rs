@@ -11,7 +11,8 @@ use super::checkpoint::{read_tensors, write_tensors};
 use super::lora::LoraSettings;
 use super::network::{Network, Weights};
 use super::settings::{Generation, ModelSettings};
-use super::tokenizer;
+use super::{merge, tokenizer};
+use crate::model::loader::shards;
 use crate::model::{ModelConfig, ModelSource};
 
 /// Name of the weights in a model folder.
@@ -66,7 +67,7 @@ pub fn config_json(model: &ModelSettings) -> Value {
 /// # Errors
 /// It is not one that can be trained.
 pub fn network(config: &Value) -> Result<Network> {
-    Network::new(ModelConfig::from_json(&serde_json::to_vec(config)?)?)
+    Ok(Network::new(ModelConfig::from_json(&serde_json::to_vec(config)?)?))
 }
 
 /// Read a model folder: its `config.json`, and its weights as f32.
@@ -76,7 +77,10 @@ pub fn network(config: &Value) -> Result<Network> {
 pub fn read(folder: &Path) -> Result<(Value, Weights)> {
     let text = ModelSource::folder(folder).require("config.json")?;
     let config = serde_json::from_slice(&text).context("config.json is not JSON")?;
-    let weights = read_tensors(&folder.join(WEIGHTS), &Device::Cpu)?;
+    let mut weights = Weights::new();
+    for shard in shards(folder, "model")? {
+        weights.extend(read_tensors(&shard, &Device::Cpu)?);
+    }
     network(&config)?.check(&weights).with_context(|| format!("model {}", folder.display()))?;
     Ok((config, weights))
 }
@@ -98,6 +102,33 @@ pub fn write(folder: &Path, config: &Value, weights: &Weights, generation: &Gene
     write_json(&folder.join("tokenizer.json"), &tokenizer::tokenizer_json())?;
     write_json(&folder.join("tokenizer_config.json"), &tokenizer::config_json())?;
     write_json(&folder.join("generation_config.json"), &generation)
+}
+
+/// Write a model folder but for its card, trained on from the model in `source`: weights in bf16, everything else as it
+/// was, but for the decoding defaults.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn write_tuned(
+    folder: &Path,
+    source: &Path,
+    config: &Value,
+    weights: &Weights,
+    generation: &Generation,
+) -> Result<()> {
+    write_tensors(&folder.join(WEIGHTS), &narrow(weights)?, None)?;
+    merge::copy_companions(source, folder)?;
+    let path = folder.join("generation_config.json");
+    let mut defaults = match std::fs::read(&path) {
+        Ok(text) => {
+            serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))?
+        }
+        Err(_) => serde_json::Map::new(),
+    };
+    defaults.insert("max_new_tokens".to_owned(), json!(generation.max_new_tokens));
+    defaults.insert("diffusion".to_owned(), json!(generation.diffusion));
+    write_json(&path, &Value::Object(defaults))?;
+    write_json(&folder.join("config.json"), config)
 }
 
 /// Write an adapter folder in PEFT's layout but for its card: matrices in bf16, `adapter_config.json`, and the decoding

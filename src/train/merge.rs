@@ -43,7 +43,11 @@ pub fn merge(model: &Path, adapter: &Path, out: &Path) -> Result<()> {
         files::replace(&out.join(name), |file| Ok(file.write_all(&bytes)?))?;
     }
     changes.finish()?;
-    copy_small_files(model, out)?;
+    copy_companions(model, out)?;
+    let index = model.join("model.safetensors.index.json");
+    if index.is_file() {
+        copy(&index, out)?;
+    }
     let defaults = adapter.join("generation_config.json");
     if defaults.is_file() {
         merge_json(&defaults, &out.join("generation_config.json"))?;
@@ -52,13 +56,18 @@ pub fn merge(model: &Path, adapter: &Path, out: &Path) -> Result<()> {
     copy(&model.join("config.json"), out)
 }
 
-/// Tokenizer, templates, the index of shards: everything but weights, the configuration and the card.
-fn copy_small_files(model: &Path, out: &Path) -> Result<()> {
+/// Copy what stands beside the weights of a model: tokenizer, templates, decoding defaults. Not the configuration, which
+/// makes a folder a model, nor the card and what belongs to the weights.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub(super) fn copy_companions(model: &Path, out: &Path) -> Result<()> {
     for entry in std::fs::read_dir(model).with_context(|| format!("cannot read {}", model.display()))? {
         let path = entry?.path();
-        let copied =
+        let kind =
             path.extension().is_some_and(|e| e == "json" || e == "jinja" || e == "txt" || e == "model");
-        if copied && path.is_file() && path.file_name().is_some_and(|name| name != "config.json") {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if kind && path.is_file() && name != "config.json" && !name.ends_with(".index.json") {
             copy(&path, out)?;
         }
     }

@@ -7,6 +7,7 @@
 pub mod candidates;
 pub mod card;
 pub mod checkpoint;
+pub mod curve;
 pub mod data;
 pub mod evaluate;
 pub mod export;

@@ -22,6 +22,8 @@ pub enum Purpose {
     Adapter = 7,
     /// Which inputs of an adapter are dropped.
     Dropout = 8,
+    /// Padding of batches as long as their rows.
+    Padding = 9,
 }
 
 const STRIDE: u64 = 0x9E37_79B9_7F4A_7C15;

@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::checkpoint::{self, Progress};
+use super::curve;
 use super::data::TokenRows;
 use super::data::rows::Order;
 use super::lora::{self, LoraPath};
@@ -47,12 +48,14 @@ const REFRESH: Duration = Duration::from_millis(500);
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
 /// Name of the log in a run's folder.
 pub const LOG: &str = "log.jsonl";
+/// Name of the picture of the loss in a run's folder, drawn with every checkpoint.
+pub const CURVE: &str = "loss.svg";
 
 impl Run {
     /// A run that has not begun.
     ///
     /// # Errors
-    /// The weights do not fit the network.
+    /// The weights do not fit the network, or a row fits it or a canvas of the recipe not.
     pub fn new(
         settings: Settings,
         network: Network,
@@ -61,6 +64,7 @@ impl Run {
         folder: &Path,
     ) -> Result<Self> {
         network.check(weights)?;
+        rows.check(&settings.canvases, network.config())?;
         let (network, trainable, frozen) = match &settings.lora {
             None => (network, weights.clone(), Weights::new()),
             Some(lora) => {
@@ -128,9 +132,11 @@ impl Run {
     /// # Errors
     /// The loss or a gradient is not finite, or a file cannot be written; the last checkpoint stays as it was.
     pub fn train(&mut self, until: usize, score: Scorer) -> Result<()> {
-        std::fs::create_dir_all(&self.folder).context("cannot make the folder of the run")?;
         let path = self.folder.join(LOG);
-        let mut log = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
+        let unwritable = || format!("cannot write the log {}", path.display());
+        std::fs::create_dir_all(&self.folder).with_context(unwritable)?;
+        let mut log =
+            std::fs::OpenOptions::new().create(true).append(true).open(&path).with_context(unwritable)?;
         let until = until.min(self.settings.updates);
         let bar = bar(self.progress.updates, self.settings.updates);
         while self.progress.updates < until {
@@ -143,7 +149,7 @@ impl Run {
             let p = &self.progress;
             let line = json!({"update": p.updates, "loss": loss, "norm": norm, "rows": p.rows,
                               "tokens_per_second": (tokens as f64 / seconds).round(), "seconds": p.seconds});
-            writeln!(log, "{line}").context("cannot write the log of the run")?;
+            writeln!(log, "{line}").with_context(unwritable)?;
             bar.set_position(p.updates as u64);
             bar.set_message(format!("loss {:.4}, {:.0} tokens/s", p.loss, p.tokens as f64 / p.seconds));
             if p.updates.is_multiple_of(self.settings.checkpoint_every) || p.updates == until {
@@ -163,7 +169,8 @@ impl Run {
     }
 
     fn save(&self) -> Result<()> {
-        checkpoint::save(&self.folder.join(CHECKPOINT), &self.variables, &self.adam, &self.progress)
+        checkpoint::save(&self.folder.join(CHECKPOINT), &self.variables, &self.adam, &self.progress)?;
+        curve::write(&self.folder.join(LOG), &self.folder.join(CURVE))
     }
 
     fn note(&mut self, loss: f64, tokens: usize, seconds: f64) {
@@ -182,7 +189,11 @@ impl Run {
         for batch in update * batches..(update + 1) * batches {
             let canvas = self.canvas(batch);
             let rows = self.order.take(position, canvas.rows);
-            let truth = self.rows.truth(&rows, canvas.length)?;
+            let mut padding = Stream::new(self.settings.seed, Purpose::Padding, &[batch as u64]);
+            let truth = match canvas.length {
+                Some(length) => self.rows.truth(&rows, length)?,
+                None => self.rows.padded(&rows, &mut padding),
+            };
             let (part, gradients, passes) = self.gradients(&truth, batch as u64)?;
             loss += part / batches as f64;
             objective::add(&mut sum, &gradients)?;

@@ -13,6 +13,35 @@ pub fn solves(text: &str, numbers: &[u64], target: u64) -> bool {
     used == given && evaluate(&tokens).is_some_and(|value| (value - target as f64).abs() < 1e-5)
 }
 
+/// Whether `text` works `target` out of exactly `numbers`: equations `a∘b=c` between commas, one for each operation, all
+/// true in whole numbers, each operand a given number or an earlier result that was not used before.
+pub fn works_out(text: &str, numbers: &[u64], target: u64) -> bool {
+    let mut left = numbers.to_vec();
+    let mut last = None;
+    for step in text.split(',').map(str::trim) {
+        let Some((operation, result)) = step.split_once('=') else { return false };
+        let Some(at) = operation.find(['+', '-', '*', '/']) else { return false };
+        let whole = |part: &str| part.parse::<u64>().ok();
+        let (Some(a), Some(b)) = (whole(&operation[..at]), whole(&operation[at + 1..])) else { return false };
+        let value = match &operation[at..=at] {
+            "+" => a.checked_add(b),
+            "-" => a.checked_sub(b),
+            "*" => a.checked_mul(b),
+            _ => (b > 0 && a.is_multiple_of(b)).then(|| a / b),
+        };
+        if value.is_none() || value != whole(result) {
+            return false;
+        }
+        for operand in [a, b] {
+            let Some(place) = left.iter().position(|number| *number == operand) else { return false };
+            left.swap_remove(place);
+        }
+        left.extend(value);
+        last = value;
+    }
+    last == Some(target) && left.len() == 1
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Token {
     Number(f64),

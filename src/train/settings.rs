@@ -67,8 +67,8 @@ pub struct ModelSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Canvas {
-    /// Answer tokens.
-    pub length: usize,
+    /// Answer tokens behind the longest prompt of the batch; absent: the batch is as long as its longest row, padded.
+    pub length: Option<usize>,
     /// Rows in a batch of this length.
     pub rows: usize,
     /// How often it is drawn, relative to the others.
@@ -134,7 +134,7 @@ impl Settings {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             bail!("{name} must be at least 1");
         }
-        let usable = |c: &Canvas| c.length > 0 && c.rows > 0 && c.weight > 0.0 && c.weight.is_finite();
+        let usable = |c: &Canvas| c.length != Some(0) && c.rows > 0 && c.weight > 0.0 && c.weight.is_finite();
         if self.canvases.is_empty() || !self.canvases.iter().all(usable) {
             bail!("canvases: at least one, each with length, rows and weight above 0");
         }

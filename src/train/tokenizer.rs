@@ -1,6 +1,8 @@
 //! The Countdown tokenizer: numbers 0..=255 and the fixed parts of the prompt are one token each; anything else is
 //! bytes, so that every text comes back as it was.
 
+use std::path::Path;
+
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 use tokenizers::Tokenizer;
@@ -21,6 +23,15 @@ const NUMBERS: u32 = 256;
 
 /// Number of tokens.
 pub const VOCABULARY: usize = SPECIAL.len() + (BYTES + NUMBERS) as usize + PIECES.len();
+
+/// The tokenizer of a model folder.
+///
+/// # Errors
+/// `tokenizer.json` is missing or damaged.
+pub fn read(folder: &Path) -> Result<Tokenizer> {
+    let path = folder.join("tokenizer.json");
+    Tokenizer::from_file(&path).map_err(|e| anyhow::anyhow!("cannot read {}: {e}", path.display()))
+}
 
 /// `tokenizer.json`.
 pub fn tokenizer_json() -> Value {

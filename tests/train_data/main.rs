@@ -2,10 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+mod prepare;
+mod ragged;
+
 use std::collections::HashSet;
 
-use evotoken::train::data::countdown::{self, Problem};
-use evotoken::train::data::{Row, TokenRows, rows};
+use evotoken::train::data::countdown::{self, Problem, Style};
+use evotoken::train::data::rows;
 use evotoken::train::{score, tokenizer};
 use proptest::prelude::*;
 
@@ -21,7 +24,37 @@ fn solutions_follow_the_canonical_rule() {
         ([97, 89, 83], 1, None),
     ];
     for (numbers, target, expected) in cases {
-        assert_eq!(Problem { numbers, target }.solution().as_deref(), expected, "{numbers:?} {target}");
+        assert_eq!(
+            Problem { numbers, target }.solution(Style::Expression).as_deref(),
+            expected,
+            "{numbers:?} {target}"
+        );
+    }
+}
+
+#[test]
+fn worked_solutions_are_true_step_by_step() {
+    for (numbers, target, expected) in [
+        ([30, 100, 93], 23, "93+30=123, 123-100=23"),
+        ([50, 7, 3], 40, "7+3=10, 50-10=40"),
+        ([100, 7, 3], 10, "7+3=10, 100/10=10"),
+    ] {
+        let worked = Problem { numbers, target }.solution(Style::Worked).unwrap();
+        assert_eq!(worked, expected);
+        assert!(score::works_out(&worked, &numbers, target));
+    }
+    for wrong in [
+        "",
+        "93+30=123",
+        "93+30=123, 123-100=24",
+        "93+30=122, 122-100=22",
+        "93+30=123, 93-70=23",
+        "30+93=123, 100-123=23",
+        "93+30=123, 123-100=23, 23",
+        "93+30=123, 123-100=23, 23*1=23",
+        "93+=93, 93-70=23",
+    ] {
+        assert!(!score::works_out(wrong, &[30, 100, 93], 23), "{wrong}");
     }
 }
 
@@ -29,22 +62,23 @@ fn solutions_follow_the_canonical_rule() {
 fn the_order_of_the_numbers_does_not_change_the_solution() {
     let [a, b, c] = [12, 41, 22];
     let all = [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]];
-    let solutions: HashSet<_> = all.map(|numbers| Problem { numbers, target: 75 }.solution()).into();
+    let solutions: HashSet<_> =
+        all.map(|numbers| Problem { numbers, target: 75 }.solution(Style::Expression)).into();
     assert_eq!(solutions, HashSet::from([Some("(41+22)+12".to_owned())]));
 }
 
 #[test]
 fn generated_rows_are_solved_different_seeded_and_not_excluded() {
-    let free = countdown::generate(300, 7, &HashSet::new()).unwrap();
-    assert_eq!(free, countdown::generate(300, 7, &HashSet::new()).unwrap());
-    assert_ne!(free, countdown::generate(300, 8, &HashSet::new()).unwrap());
+    let free = countdown::generate(300, Style::Expression, 7, &HashSet::new()).unwrap();
+    assert_eq!(free, countdown::generate(300, Style::Expression, 7, &HashSet::new()).unwrap());
+    assert_ne!(free, countdown::generate(300, Style::Expression, 8, &HashSet::new()).unwrap());
     let problems: Vec<Problem> = free.iter().map(|row| Problem::from_row(row).unwrap()).collect();
     let keys: HashSet<_> = problems.iter().map(Problem::key).collect();
     assert_eq!(keys.len(), 300);
     for (row, problem) in free.iter().zip(&problems) {
         assert!(score::solves(&row.completion, &problem.numbers, problem.target), "{row:?}");
     }
-    let rest = countdown::generate(300, 7, &keys).unwrap();
+    let rest = countdown::generate(300, Style::Expression, 7, &keys).unwrap();
     assert!(rest.iter().all(|row| !keys.contains(&Problem::from_row(row).unwrap().key())));
 }
 
@@ -57,7 +91,7 @@ fn rows_that_cannot_be_read_are_named() {
     assert!(error.contains("rows.jsonl line 2"), "{error}");
     std::fs::write(&path, "{\"input\": \"1,2\", \"output\": \"3\"}\n").unwrap();
     let error = format!("{:#}", rows::read_countdown_test(&path).unwrap_err());
-    assert!(error.contains("row 1: not three numbers"), "{error}");
+    assert!(error.contains("line 1: not three numbers"), "{error}");
 }
 
 #[test]
@@ -129,12 +163,4 @@ proptest! {
     fn any_text_comes_back(text in "\\PC*|[0-9, \\[\\]\nNumbersTarget:<>x()+*/-]*|(?s).*") {
         round_trip(&text);
     }
-}
-
-#[test]
-fn prompts_of_different_lengths_are_refused() {
-    let row = |prompt: &str| Row { prompt: prompt.to_owned(), completion: "1".to_owned() };
-    let made = [row("Numbers: [1, 2, 3]\nTarget: 4"), row("Numbers: [1, 2, 3]\nTarget: 400")];
-    let error = TokenRows::encode(&made, &tokenizer::build().unwrap(), tokenizer::EOS).unwrap_err();
-    assert!(error.to_string().starts_with("row 2 has a prompt of"), "{error}");
 }

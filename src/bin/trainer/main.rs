@@ -1,17 +1,20 @@
 //! `trainer`: makes training data, pre-trains and fine-tunes masked diffusion language models.
 
+mod data;
+
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use data::Data;
 use evotoken::config::{self, LogSettings};
 use evotoken::model::ModelSource;
 use evotoken::telemetry;
+use evotoken::text::Tokenizer;
 use evotoken::train::card::Card;
 use evotoken::train::checkpoint::Progress;
-use evotoken::train::data::chain;
-use evotoken::train::data::countdown;
-use evotoken::train::data::{TokenRows, rows};
+use evotoken::train::data::TokenRows;
 use evotoken::train::evaluate::command::EvaluateArgs;
 use evotoken::train::evaluate::served::Served;
 use evotoken::train::evaluate::{Asked, IN_FLIGHT, development, grid};
@@ -41,7 +44,7 @@ enum Command {
     /// Write training data.
     Data {
         #[command(subcommand)]
-        kind: DataKind,
+        data: Data,
     },
     /// Train a model from scratch.
     Pretrain(TrainArgs),
@@ -71,49 +74,12 @@ enum Command {
     Report(ReportArgs),
 }
 
-#[derive(Debug, Subcommand)]
-enum DataKind {
-    /// Countdown with three numbers, one solution per problem.
-    Countdown {
-        /// Number of rows.
-        #[arg(long)]
-        rows: usize,
-        /// Seed; the same seed gives the same file.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// Test file whose problems must not occur.
-        #[arg(long)]
-        exclude: Option<PathBuf>,
-        /// File to write.
-        #[arg(long)]
-        out: PathBuf,
-    },
-    /// Sums of many steps modulo 23, worked left to right.
-    Chain {
-        /// Number of rows.
-        #[arg(long)]
-        rows: usize,
-        /// Operations per row.
-        #[arg(long, default_value_t = 16)]
-        steps: usize,
-        /// Seed; the same seed gives the same file.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// Rows (JSONL) that must not occur.
-        #[arg(long)]
-        exclude: Option<PathBuf>,
-        /// File to write.
-        #[arg(long)]
-        out: PathBuf,
-    },
-}
-
 #[derive(Debug, Args)]
 struct TrainArgs {
     /// Recipe (TOML).
     #[arg(long)]
     config: PathBuf,
-    /// Training rows (JSONL).
+    /// Training rows (JSONL): prompt and completion, or the tokens that `trainer data prepare` writes.
     #[arg(long)]
     data: PathBuf,
     /// Rows for the development score (JSONL), none of them among the training rows.
@@ -151,16 +117,7 @@ fn main() -> Result<()> {
     // What the engine has to say of a model that fails.
     telemetry::init(&LogSettings { level: "warn".to_owned(), ..LogSettings::default() })?;
     match Cli::parse().command {
-        Command::Data { kind: DataKind::Countdown { rows, seed, exclude, out } } => {
-            write_countdown(rows, seed, exclude.as_deref(), &out)
-        }
-        Command::Data { kind: DataKind::Chain { rows: count, steps, seed, exclude, out } } => {
-            let excluded = exclude.as_deref().map(rows::read).transpose()?.unwrap_or_default();
-            let excluded = excluded.into_iter().map(|row| row.prompt).collect();
-            rows::write(&out, &chain::generate(count, steps, seed, &excluded)?)?;
-            eprintln!("{count} rows written to {}", out.display());
-            Ok(())
-        }
+        Command::Data { data } => data::write(data),
         Command::Pretrain(args) => pretrain(&args),
         Command::Finetune { model, train } => finetune(&model, &train),
         Command::Merge { model, adapter, out } => {
@@ -171,15 +128,6 @@ fn main() -> Result<()> {
         Command::Evaluate(args) => args.run(),
         Command::Report(args) => args.run(),
     }
-}
-
-fn write_countdown(count: usize, seed: u64, exclude: Option<&Path>, out: &Path) -> Result<()> {
-    let excluded = exclude.map(rows::read_countdown_test).transpose()?.unwrap_or_default();
-    let excluded = excluded.iter().map(countdown::Problem::key).collect();
-    let made = countdown::generate(count, seed, &excluded)?;
-    rows::write(out, &made)?;
-    eprintln!("{count} rows written to {}", out.display());
-    Ok(())
 }
 
 impl TrainArgs {
@@ -221,15 +169,24 @@ fn name(folder: &Path) -> String {
 /// Train from the weights of the folder `base`, or from random ones.
 fn train(args: &TrainArgs, settings: Settings, base: Option<&Path>, model: (&Value, &Weights)) -> Result<()> {
     let (config, weights) = model;
-    let (network, tokenizer) = (export::network(config)?, tokenizer::build()?);
-    let rows = TokenRows::encode(&rows::read(&args.data)?, &tokenizer, tokenizer::EOS)?;
+    // Now, not after hours of training.
+    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot write to {}", args.out.display()))?;
+    let network = export::network(config)?;
+    let tokenizer = base.map_or_else(tokenizer::build, tokenizer::read)?;
+    let eos = network.config().eos_ids.first();
+    let eos = *eos.context("config.json names no eos_token_id, which answers are to end with")?;
+    let rows = TokenRows::read(&args.data, &tokenizer, eos)?;
     let row_count = rows.len();
     let [held_out, test] = [&args.held_out, &args.test].map(|file| questions(args.suite, file.as_deref()));
     let (held_out, test) = (held_out?, test?);
     eprintln!("{row_count} training rows, {} rows held out", held_out.questions.len());
+    let text = Arc::new(match base {
+        Some(base) => Tokenizer::load(&ModelSource::folder(base))?,
+        None => Tokenizer::from_json(&serde_json::to_vec(&tokenizer::tokenizer_json())?)?,
+    });
     let score = |network: &Network, weights: &Weights| match held_out.questions.as_slice() {
         [] => Ok(String::new()),
-        _ => development::line(network.config(), weights, &held_out, &settings),
+        _ => development::line(network.config(), weights, text.clone(), &held_out, &settings),
     };
     let mut run = Run::new(settings.clone(), network, weights, rows, &args.run)?;
     if args.resume {
@@ -237,14 +194,18 @@ fn train(args: &TrainArgs, settings: Settings, base: Option<&Path>, model: (&Val
         eprintln!("resumed after update {}", run.progress().updates);
     }
     run.train(args.stop_at.unwrap_or(settings.updates), &score)?;
-    match &settings.lora {
-        None => export::write(&args.out, config, &run.trained(), &settings.generation)?,
-        Some(lora) => {
+    let trained = run.trained();
+    match (&settings.lora, base) {
+        (Some(lora), _) => {
             let base = base.map(name).unwrap_or_default();
-            export::write_adapter(&args.out, &base, &run.trained(), lora, &settings.generation)?;
+            export::write_adapter(&args.out, &base, &trained, lora, &settings.generation)?;
         }
+        (None, Some(base)) => {
+            export::write_tuned(&args.out, base, config, &trained, &settings.generation)?;
+        }
+        (None, None) => export::write(&args.out, config, &trained, &settings.generation)?,
     }
-    let count = network::parameters(&run.trained());
+    let count = network::parameters(&trained);
     write_card(args, &settings, (base, row_count, count, run.progress()), &test)?;
     eprintln!("written to {}", args.out.display());
     Ok(())

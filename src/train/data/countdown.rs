@@ -56,17 +56,28 @@ impl Problem {
     }
 
     /// The canonical solution, if there is one with positive whole intermediate results.
-    pub fn solution(&self) -> Option<String> {
+    pub fn solution(&self, style: Style) -> Option<String> {
         let [a, b, c] = self.numbers;
         let orders = [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]];
         let every = orders.iter().flat_map(|numbers| {
             (0..32).map(|n| Expression { numbers: *numbers, inner: n % 4, outer: n / 4 % 4, right: n >= 16 })
         });
-        every
-            .filter(|e| e.regular() && e.value() == Some(self.target))
-            .min_by_key(Expression::rank)
-            .map(|e| e.to_string())
+        every.filter(|e| e.regular() && e.value() == Some(self.target)).min_by_key(Expression::rank).map(
+            |e| match style {
+                Style::Expression => e.to_string(),
+                Style::Worked => e.worked(),
+            },
+        )
     }
+}
+
+/// How a solution is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Style {
+    /// `(93+30)-100`
+    Expression,
+    /// `93+30=123, 123-100=23`
+    Worked,
 }
 
 /// `(x∘y)∘z`, or `z∘(x∘y)` if `right`; operators are indices into [`OPERATORS`].
@@ -93,6 +104,19 @@ impl Expression {
         let [x, y, z] = self.numbers;
         let inside = apply(self.inner, x, y)?;
         if self.right { apply(self.outer, z, inside) } else { apply(self.outer, inside, z) }
+    }
+
+    /// One equation per operation, in the order in which they are worked.
+    fn worked(&self) -> String {
+        let [x, y, z] = self.numbers;
+        let (inner, outer) = (OPERATORS[self.inner], OPERATORS[self.outer]);
+        let number = |value: Option<u64>| value.expect("a solution has whole values").to_string();
+        let (inside, target) = (number(apply(self.inner, x, y)), number(self.value()));
+        if self.right {
+            format!("{x}{inner}{y}={inside}, {z}{outer}{inside}={target}")
+        } else {
+            format!("{x}{inner}{y}={inside}, {inside}{outer}{z}={target}")
+        }
     }
 
     /// Whether sums and products have their larger number first and no parentheses on the right.
@@ -136,7 +160,7 @@ fn draw(stream: &mut Stream) -> Option<Problem> {
 ///
 /// # Errors
 /// There are not that many problems.
-pub fn generate(count: usize, seed: u64, exclude: &HashSet<[u64; 4]>) -> Result<Vec<Row>> {
+pub fn generate(count: usize, style: Style, seed: u64, exclude: &HashSet<[u64; 4]>) -> Result<Vec<Row>> {
     let (mut rows, mut seen) = (Vec::with_capacity(count), HashSet::with_capacity(count));
     let mut fruitless = 0;
     for index in 0.. {
@@ -145,7 +169,7 @@ pub fn generate(count: usize, seed: u64, exclude: &HashSet<[u64; 4]>) -> Result<
         }
         let problem = draw(&mut Stream::new(seed, Purpose::Problem, &[index]));
         let fresh = problem.filter(|p| !exclude.contains(&p.key()) && seen.insert(p.key()));
-        let Some((problem, completion)) = fresh.and_then(|p| Some((p, p.solution()?))) else {
+        let Some((problem, completion)) = fresh.and_then(|p| Some((p, p.solution(style)?))) else {
             fruitless += 1;
             if fruitless > 1_000_000 {
                 bail!("found only {} different problems of the {count} asked for", rows.len());

@@ -1,7 +1,10 @@
-//! Training data: the Countdown generator, JSONL rows, and rows as tokens.
+//! Training data: generators, files of questions and answers, JSONL rows, and rows as tokens.
 
-pub mod chain;
 pub mod countdown;
+pub mod prepare;
 pub mod rows;
+pub mod sources;
+pub mod tokens;
 
-pub use rows::{Row, TokenRows};
+pub use rows::Row;
+pub use tokens::{TokenRow, TokenRows};

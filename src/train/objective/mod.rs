@@ -19,26 +19,26 @@ use super::network::Weights;
 /// Gradients by the name of the tensor that trains.
 pub type Gradients = BTreeMap<String, Tensor>;
 
-/// Rows of ground truth, all of one length and one prompt length.
+/// Rows of ground truth, all of one length.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Truth {
     /// Token ids, row after row.
     pub ids: Vec<u32>,
-    /// Positions per row: prompt and answer canvas.
+    /// Positions per row: prompt, answer and what fills the row up.
     pub len: usize,
-    /// Positions of the prompt.
-    pub prompt_len: usize,
+    /// Positions of each row's prompt.
+    pub prompt_len: Vec<usize>,
 }
 
 impl Truth {
     /// Number of rows.
     pub fn rows(&self) -> usize {
-        self.ids.len() / self.len
+        self.prompt_len.len()
     }
 
-    /// Positions of the answer canvas.
-    pub fn answer_len(&self) -> usize {
-        self.len - self.prompt_len
+    /// Positions behind the prompts of all rows, which are answer or fill.
+    pub fn answer_positions(&self) -> usize {
+        self.ids.len() - self.prompt_len.iter().sum::<usize>()
     }
 }
 

@@ -40,12 +40,13 @@ pub struct CtsSettings {
 }
 
 impl CtsSettings {
-    /// Draw one batch.
+    /// Draw one batch, as the authors' code does for [`ShortBlock::Grow`] and blocks that start anywhere.
     ///
     /// # Errors
     /// The rows are too short for this many stages.
     pub fn draw(&self, truth: &Truth, mask_id: u32, stream: &mut Stream) -> Result<CtsBatch> {
-        let (rows, n, prompt) = (truth.rows(), truth.len, truth.prompt_len);
+        let (rows, n) = (truth.rows(), truth.len);
+        let prompt = truth.prompt_len.iter().copied().max().unwrap_or(0);
         let d = self.per_stage[stream.below(self.per_stage.len())];
         let mut length = self.block_lengths[stream.below(self.block_lengths.len())].min(n - prompt);
         let mut stages = self.stages;
@@ -61,14 +62,14 @@ impl CtsSettings {
             noisy: truth.ids.clone(),
             truth: truth.ids.clone(),
             len: n,
-            prompt_len: vec![prompt; rows],
+            prompt_len: truth.prompt_len.clone(),
             start: Vec::with_capacity(rows),
             end: Vec::with_capacity(rows),
             unmask: Vec::with_capacity(rows),
             alphas: Vec::with_capacity(stages),
         };
         for row in 0..rows {
-            let start = self.start(prompt, n - length, length, stream);
+            let start = self.start(truth.prompt_len[row], n - length, length, stream);
             let mut order: Vec<usize> = (start..start + length).collect();
             stream.shuffle(&mut order);
             let visible = stream.between(0, length - stages * d);

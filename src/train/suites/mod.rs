@@ -13,7 +13,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::score;
-use extract::{boxes, numbers, tagged, whole_numbers};
+use extract::{boxes, numbers, tagged};
 
 /// A suite of questions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -21,8 +21,8 @@ use extract::{boxes, numbers, tagged, whole_numbers};
 pub enum Suite {
     /// Reach a target with given numbers: `{"input": "30,100,93", "output": "23"}`, or training rows.
     Countdown,
-    /// Sums of many steps, modulo 23: training rows `{"prompt", "completion"}`.
-    Chain,
+    /// Countdown with every operation written as an equation: rows as for Countdown.
+    Worked,
     /// GSM8K: `{"question", "answer"}`, answers end in `#### N`.
     Gsm8k,
     /// MATH500: `{"problem", "solution", "answer"}`.
@@ -52,8 +52,13 @@ pub enum Truth {
         /// The value to reach.
         target: u64,
     },
-    /// The last of these whole numbers, at least one.
-    Chain(Vec<u64>),
+    /// One true equation per operation, `93+30=123, 123-100=23`, over exactly these numbers, the last with this result.
+    Worked {
+        /// The numbers.
+        numbers: Vec<u64>,
+        /// The value to reach.
+        target: u64,
+    },
     /// This number.
     Number(f64),
     /// A formula that is written like this one after MATH's normalization.
@@ -81,8 +86,7 @@ impl Suite {
     /// Room for an answer, in tokens, when nobody says: the paper's middle budget for worked answers.
     pub fn usual_length(self) -> usize {
         match self {
-            Self::Countdown => 16,
-            Self::Chain => 32,
+            Self::Countdown | Self::Worked => 16,
             Self::Gsm8k | Self::Math500 | Self::Svamp => 256,
         }
     }
@@ -96,7 +100,7 @@ impl Truth {
             Self::Countdown { numbers, target } => {
                 solved(score::solves(&expression(answer), numbers, *target))
             }
-            Self::Chain(values) => chain(answer, values),
+            Self::Worked { numbers, target } => solved(score::works_out(answer, numbers, *target)),
             Self::Number(number) => solved(number_of(answer) == Some(*number)),
             Self::Formula(formula) => solved(formula_of(answer).is_some_and(|a| math::same(a, formula))),
         }
@@ -118,14 +122,6 @@ fn expression(answer: &str) -> String {
         }
     }
     plain.trim().to_owned()
-}
-
-/// All values of a chain against the true ones, in order; the last number of the answer decides.
-fn chain(answer: &str, values: &[u64]) -> Mark {
-    let found = whole_numbers(answer);
-    let right = std::iter::zip(&found, values).filter(|(found, value)| **found == Some(**value)).count();
-    let solved = found.last().is_some_and(|last| *last == values.last().copied());
-    Mark { solved, share: Some(right as f64 / values.len() as f64) }
 }
 
 /// The number of an answer to a word problem: the first box with one in it (all of it, or its first number), else the last
@@ -239,16 +235,5 @@ mod tests {
                 ("1/2", false),
             ],
         );
-    }
-
-    #[test]
-    fn a_chain_is_right_by_its_last_value_and_shares_by_place() {
-        let truth = Truth::Chain(vec![22, 66, 86]);
-        let mark = |answer| truth.mark(answer);
-        assert_eq!(mark("22, 66, 86"), Mark { solved: true, share: Some(1.0) });
-        assert_eq!(mark("22, 65, 86"), Mark { solved: true, share: Some(2.0 / 3.0) });
-        assert_eq!(mark("86"), Mark { solved: true, share: Some(0.0) });
-        assert_eq!(mark("22, 66, 86, 1"), Mark { solved: false, share: Some(1.0) });
-        assert_eq!(mark(""), Mark { solved: false, share: Some(0.0) });
     }
 }

@@ -70,29 +70,13 @@ fn parse<T: DeserializeOwned>(value: Value) -> Result<T> {
 /// A row's question and truth.
 fn question(suite: Suite, value: Value) -> Result<(String, Truth)> {
     Ok(match suite {
-        Suite::Countdown if value.get("prompt").is_some() => {
-            let Row { prompt, .. } = parse(value)?;
-            let mut numbers = whole(&prompt)?;
-            let target = numbers.pop().context("the prompt holds no number")?;
-            ensure!(
-                !numbers.is_empty() && prompt == countdown_text(&numbers, target),
-                "{prompt:?} is not a Countdown prompt"
-            );
-            (prompt, Truth::Countdown { numbers, target })
-        }
         Suite::Countdown => {
-            let Countdown { input, output } = parse(value)?;
-            let numbers: Result<Vec<u64>, _> = input.split(',').map(|number| number.trim().parse()).collect();
-            let (Ok(numbers), Ok(target)) = (numbers, output.trim().parse()) else {
-                bail!("{input:?} and {output:?} are not whole numbers and a target");
-            };
-            (countdown_text(&numbers, target), Truth::Countdown { numbers, target })
+            let (text, numbers, target) = countdown(value)?;
+            (text, Truth::Countdown { numbers, target })
         }
-        Suite::Chain => {
-            let Row { prompt, completion } = parse(value)?;
-            let values = whole(&completion)?;
-            ensure!(!values.is_empty(), "the completion holds no number");
-            (prompt, Truth::Chain(values))
+        Suite::Worked => {
+            let (text, numbers, target) = countdown(value)?;
+            (text, Truth::Worked { numbers, target })
         }
         Suite::Gsm8k => {
             let Gsm8k { question, answer } = parse(value)?;
@@ -110,6 +94,26 @@ fn question(suite: Suite, value: Value) -> Result<(String, Truth)> {
             (format!("{} {}", body.trim(), question.trim()), Truth::Number(answer))
         }
     })
+}
+
+/// A Countdown problem, from a test file or from training rows: (text, numbers, target).
+fn countdown(value: Value) -> Result<(String, Vec<u64>, u64)> {
+    if value.get("prompt").is_some() {
+        let Row { prompt, .. } = parse(value)?;
+        let mut numbers = whole(&prompt)?;
+        let target = numbers.pop().context("the prompt holds no number")?;
+        ensure!(
+            !numbers.is_empty() && prompt == countdown_text(&numbers, target),
+            "{prompt:?} is not a Countdown prompt"
+        );
+        return Ok((prompt, numbers, target));
+    }
+    let Countdown { input, output } = parse(value)?;
+    let numbers: Result<Vec<u64>, _> = input.split(',').map(|number| number.trim().parse()).collect();
+    let (Ok(numbers), Ok(target)) = (numbers, output.trim().parse()) else {
+        bail!("{input:?} and {output:?} are not whole numbers and a target");
+    };
+    Ok((countdown_text(&numbers, target), numbers, target))
 }
 
 /// A Countdown question as the paper and this project's training data put it.

@@ -40,8 +40,8 @@ pub enum Prompt {
     Rendered(String),
 }
 
-/// The form of an answer that the paper's models are trained on.
-const FORM: &str = "\nRespond in the following format:\n<reasoning>\nYour reasoning here\n</reasoning>\n<answer>\n\
+/// The form of an answer that the paper's models are trained on, as an instruction.
+pub const FORM: &str = "\nRespond in the following format:\n<reasoning>\nYour reasoning here\n</reasoning>\n<answer>\n\
                     \\boxed{...}\n</answer>\n";
 /// What a Countdown question asks for.
 const COUNTDOWN: &str = "\nWrite an arithmetic expression whose value is the target. Use each of the given numbers \
@@ -53,7 +53,7 @@ impl Suite {
     /// others with the paper's instruction.
     pub fn usual_style(self) -> Style {
         match self {
-            Self::Countdown | Self::Chain => Style::Plain,
+            Self::Countdown | Self::Worked => Style::Plain,
             Self::Gsm8k | Self::Math500 | Self::Svamp => Style::Instruct,
         }
     }
@@ -62,7 +62,7 @@ impl Suite {
     pub fn instruction(self) -> String {
         match self {
             Self::Countdown => format!("{COUNTDOWN}{FORM}"),
-            Self::Chain | Self::Gsm8k | Self::Math500 | Self::Svamp => FORM.to_owned(),
+            Self::Worked | Self::Gsm8k | Self::Math500 | Self::Svamp => FORM.to_owned(),
         }
     }
 }
