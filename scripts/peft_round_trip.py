@@ -17,10 +17,7 @@ type it is stored in. Needs about 1 GB of memory and no accelerator.
 import argparse
 import importlib.metadata
 import json
-<<<<<<< HEAD
-=======
 import os
->>>>>>> dream
 import platform
 import shutil
 import signal
@@ -30,17 +27,11 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-<<<<<<< HEAD
-import peft
-import torch
-from safetensors.torch import load_file, save_file
-=======
 os.environ["HF_HUB_OFFLINE"] = "1"  # an adapter names its base model, which peft would look up
 
 import peft  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
->>>>>>> dream
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "base_model.model."
@@ -113,13 +104,6 @@ def random_adapter(model, folder):
         r=6, lora_alpha=9, lora_dropout=0.1, target_modules=["q_proj", "k_proj", "v_proj"], init_lora_weights=False
     )
     wrapped = peft.get_peft_model(tree(base_weights(model)), config)
-<<<<<<< HEAD
-    with torch.no_grad():
-        for name, parameter in wrapped.named_parameters():
-            if "lora_B" in name:
-                parameter.mul_(0.1)
-=======
->>>>>>> dream
     wrapped.save_pretrained(str(folder))
 
 
@@ -129,22 +113,6 @@ def merged_by_trainer(binaries, model, adapter, out):
     return load_file(out / "model.safetensors")
 
 
-<<<<<<< HEAD
-def compare(what, ours, theirs):
-    """Print the largest difference; whether it is explained by the type the weights are stored in."""
-    assert ours.keys() == theirs.keys(), f"different tensors: {ours.keys() ^ theirs.keys()}"
-    worst, explained = (0.0, ""), True
-    for name, stored in ours.items():
-        exact = theirs[name].float()
-        gap = (stored.float() - exact).abs()
-        worst = max(worst, (gap.max().item(), name))
-        # Half a unit in the last place of the stored type, and a few of f32 for the order of additions.
-        bound = exact.abs() * torch.finfo(stored.dtype).eps / 2 + 4e-6
-        explained &= bool((gap <= bound).all())
-    stored_as = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in ours.values()}))
-    print(f"{what}: {len(ours)} tensors, stored as {stored_as}; largest difference {worst[0]:.1e} ({worst[1] or 'none'})"
-          f"{'' if explained else ', more than rounding explains'}")
-=======
 def compare(ours, theirs, base):
     """Print the largest difference; whether it is explained by the type the weights are stored in."""
     assert ours.keys() == theirs.keys() == base.keys(), f"different tensors: {ours.keys() ^ theirs.keys()}"
@@ -160,7 +128,6 @@ def compare(ours, theirs, base):
     kinds = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in ours.values()}))
     print(f"  {len(ours)} merged weights, which the adapter moves by up to {moved:.1e}: trainer and peft differ by at most "
           f"{worst:.1e}; {unequal} values differ once both are {kinds}{'' if explained else '; ROUNDING EXPLAINS LESS'}")
->>>>>>> dream
     return explained
 
 
@@ -185,22 +152,14 @@ def answers(binaries, model, adapter=None):
 
 def served_alike(binaries, model, adapter, merged, folder):
     if not (model / "tokenizer.json").is_file():
-<<<<<<< HEAD
-        print("served: the model has no tokenizer, nothing was asked")
-=======
         print("  served: the model has no tokenizer, nothing was asked")
->>>>>>> dream
         return True
     for file in model.iterdir():
         if file.is_file() and file.name != "model.safetensors":
             shutil.copy(file, folder)
     save_file({name: t.contiguous() for name, t in merged.items()}, folder / "model.safetensors", {"format": "pt"})
     theirs, ours, plain = answers(binaries, folder), answers(binaries, model, adapter), answers(binaries, model)
-<<<<<<< HEAD
-    print(f"served: with the adapter {ours}, merged by peft {theirs}, without {plain}")
-=======
     print(f"  served: with the adapter {ours}, merged by peft {theirs}, without {plain}")
->>>>>>> dream
     return ours == theirs != plain
 
 
@@ -216,30 +175,17 @@ def main():
     good = True
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-<<<<<<< HEAD
-        theirs, count = merged_by_peft(args.model, adapter)
-        print(f"adapter of ours: {count} tensors, all loaded by peft")
-        ours = merged_by_trainer(args.bin, args.model, adapter, scratch / "merged")
-        good &= compare("merged by trainer and by peft", ours, theirs)
-=======
         base = base_weights(args.model)
         theirs, count = merged_by_peft(args.model, adapter)
         print(f"an adapter of ours: {count} tensors, all loaded by peft")
         good &= compare(merged_by_trainer(args.bin, args.model, adapter, scratch / "merged"), theirs, base)
->>>>>>> dream
 
         saved, served = scratch / "from-peft", scratch / "served"
         random_adapter(args.model, saved)
         served.mkdir()
         theirs, count = merged_by_peft(args.model, saved)
-<<<<<<< HEAD
-        print(f"adapter of peft's: {count} tensors")
-        ours = merged_by_trainer(args.bin, args.model, saved, scratch / "merged-from-peft")
-        good &= compare("merged by trainer and by peft", ours, theirs)
-=======
         print(f"an adapter of peft's: {count} tensors")
         good &= compare(merged_by_trainer(args.bin, args.model, saved, scratch / "merged-from-peft"), theirs, base)
->>>>>>> dream
         good &= served_alike(args.bin, args.model, saved, theirs, served)
     print("same" if good else "DIFFERENT")
     return 0 if good else 1

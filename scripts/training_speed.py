@@ -207,15 +207,6 @@ def worker(job):
 def child(command, threads):
     """Run to the end -> (standard output, peak memory in MB)."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-<<<<<<< HEAD
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    # Neither pipe can fill up: a worker writes one line, the trainer's bar is silent without a terminal.
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    out, errors = process.communicate()
-    if process.returncode != 0:
-        raise RuntimeError(f"{command[0]} failed: {errors.strip()[-2000:]}")
-=======
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
         out = process.stdout.read()
@@ -224,7 +215,6 @@ def child(command, threads):
         if process.returncode != 0:
             errors.seek(0)
             raise RuntimeError(f"{command[0]} failed: {errors.read().strip()[-2000:]}")
->>>>>>> dream
     return out, usage.ru_maxrss / 1024
 
 

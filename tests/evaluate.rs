@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use clap::Parser;
 use evotoken::decode::DecodeOptions;
@@ -201,6 +202,8 @@ fn a_setting_out_of_range_is_named() {
     assert!(error.starts_with("mask, 2 steps") && error.contains("fewer than the 4 blocks"), "{error}");
     let error = format!("{:#}", settings("--alpha 1").unwrap_err());
     assert!(error.contains("alpha: must be at least 0 and below 1"), "{error}");
+    let error = format!("{:#}", settings("--temperature 3").unwrap_err());
+    assert!(error.contains("temperature: must be between 0 and 2"), "{error}");
 }
 
 // ---- answers ----
@@ -266,7 +269,7 @@ fn weights_in_memory_answer_as_their_folder_does() {
     let (config, weights) = export::read(&folder).unwrap();
     let tokens = Tokenizer::from_json(tokenizer::tokenizer_json().to_string().as_bytes()).unwrap();
     let config = ModelConfig::from_json(config.to_string().as_bytes()).unwrap();
-    let in_memory = Served::of_weights(&config, &weights, tokens, 8).unwrap();
+    let in_memory = Served::of_weights(&config, &weights, Arc::new(tokens), 8).unwrap();
     let of_folder = Served::load(&ModelSource::folder(&folder), None, 8).unwrap();
     let asked = asked(&PROBLEMS, "");
     for setting in ways() {

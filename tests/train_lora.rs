@@ -261,6 +261,6 @@ fn an_adapter_of_another_model_is_refused_and_no_model_is_left() {
     export::write_adapter(&adapter, "base", &trained, settings.lora.as_ref().unwrap(), &settings.generation)
         .unwrap();
     let error = format!("{:#}", merge::merge(&model, &adapter, &merged).unwrap_err());
-    assert!(error.contains("lora_A.weight") && error.contains("expected shape"), "{error}");
+    assert!(error.contains(".lora_") && error.contains("expected shape"), "{error}");
     assert!(!merged.join("config.json").exists());
 }

@@ -13,13 +13,17 @@ use crate::decode::options::DecodeOptions;
 pub struct Card<'a> {
     /// Name of the model.
     pub name: &'a str,
-    /// How it was started: `from scratch` or the model it was fine-tuned from.
-    pub origin: &'a str,
-    /// The recipe, verbatim.
+    /// Name of the model it was fine-tuned from; `None`: from scratch.
+    pub base: Option<&'a str>,
+    /// Whether it is an adapter for that model.
+    pub adapter: bool,
+    /// Seed of the run.
+    pub seed: u64,
+    /// The recipe, verbatim; the command line may have changed its seed and its number of updates.
     pub recipe: &'a str,
     /// Length of the run.
     pub progress: &'a Progress,
-    /// Number of parameters.
+    /// Number of parameters that were trained.
     pub parameters: usize,
     /// Training rows.
     pub rows: usize,
@@ -37,7 +41,15 @@ impl Card<'_> {
     /// # Errors
     /// The defaults cannot be written as JSON.
     pub fn text(&self) -> Result<String> {
-        let Self { name, origin, recipe, progress: p, parameters, rows, .. } = self;
+        let Self { name, seed, recipe, progress: p, parameters, rows, .. } = self;
+        let origin = self.base.map_or("scratch".to_owned(), |base| format!("`{base}`"));
+        let what = match self.adapter {
+            true => format!(
+                "A LoRA adapter (PEFT's layout, {parameters} parameters) for {origin}. With it, that masked diffusion \
+                 language model"
+            ),
+            false => format!("A masked diffusion language model ({parameters} parameters) that"),
+        };
         let defaults = serde_json::to_string(self.defaults)?;
         let measured = match self.measured.first() {
             None => "Not measured.\n".to_owned(),
@@ -52,11 +64,11 @@ impl Card<'_> {
         Ok(format!(
             "---\nlicense: apache-2.0\npipeline_tag: text-generation\ntags: [masked-diffusion, {tag}]\n---\n\n\
              # {name}\n\n\
-             A masked diffusion language model (LLaDA architecture, {parameters} parameters) that {task}\n\n\
+             {what} {task}\n\n\
              ## How it was made\n\n\
-             By this project's `trainer`, {origin}, on {rows} rows (test questions left out): {} updates, {} rows seen, \
-             {} tokens fed in, {:.0} s of training on a CPU shared with other work; mean loss at the end {:.4}. The \
-             recipe, seed included:\n\n```toml\n{}\n```\n\n\
+             By this project's `trainer`, from {origin}, on {rows} rows (test questions left out): seed {seed}, {} \
+             updates, {} rows seen, {} tokens fed in, {:.0} s of training on a CPU shared with other work; mean loss at \
+             the end {:.4}. The recipe (the seed and the updates are those just named):\n\n```toml\n{}\n```\n\n\
              ## What it solves\n\n{measured}\n\
              Decoding defaults: `{defaults}`.\n\n\
              ## Limits\n\n{limits}\n",

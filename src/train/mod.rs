@@ -19,6 +19,7 @@ pub mod objective;
 pub mod ops;
 pub mod optimizer;
 pub mod random;
+pub mod report;
 pub mod run;
 pub mod score;
 pub mod settings;

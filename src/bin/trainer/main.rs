@@ -3,12 +3,15 @@
 mod data;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use data::Data;
-use evotoken::config;
+use evotoken::config::{self, LogSettings};
 use evotoken::model::ModelSource;
+use evotoken::telemetry;
+use evotoken::text::Tokenizer;
 use evotoken::train::card::Card;
 use evotoken::train::checkpoint::Progress;
 use evotoken::train::data::TokenRows;
@@ -16,6 +19,7 @@ use evotoken::train::evaluate::command::EvaluateArgs;
 use evotoken::train::evaluate::served::Served;
 use evotoken::train::evaluate::{Asked, IN_FLIGHT, development, grid};
 use evotoken::train::network::{self, Network, Weights};
+use evotoken::train::report::ReportArgs;
 use evotoken::train::run::Run;
 use evotoken::train::settings::Settings;
 use evotoken::train::suites::Suite;
@@ -66,6 +70,8 @@ enum Command {
     },
     /// Measure what a model solves, through the serving engine.
     Evaluate(Box<EvaluateArgs>),
+    /// Put results of `evaluate` side by side, with paired differences and a plot.
+    Report(ReportArgs),
 }
 
 #[derive(Debug, Args)]
@@ -108,6 +114,8 @@ struct TrainArgs {
 fn main() -> Result<()> {
     // SAFETY: no other thread has been started yet.
     unsafe { config::keep_candle_on_its_thread() };
+    // What the engine has to say of a model that fails.
+    telemetry::init(&LogSettings { level: "warn".to_owned(), ..LogSettings::default() })?;
     match Cli::parse().command {
         Command::Data { data } => data::write(data),
         Command::Pretrain(args) => pretrain(&args),
@@ -118,6 +126,7 @@ fn main() -> Result<()> {
             Ok(())
         }
         Command::Evaluate(args) => args.run(),
+        Command::Report(args) => args.run(),
     }
 }
 
@@ -171,9 +180,13 @@ fn train(args: &TrainArgs, settings: Settings, base: Option<&Path>, model: (&Val
     let [held_out, test] = [&args.held_out, &args.test].map(|file| questions(args.suite, file.as_deref()));
     let (held_out, test) = (held_out?, test?);
     eprintln!("{row_count} training rows, {} rows held out", held_out.questions.len());
+    let text = Arc::new(match base {
+        Some(base) => Tokenizer::load(&ModelSource::folder(base))?,
+        None => Tokenizer::from_json(&serde_json::to_vec(&tokenizer::tokenizer_json())?)?,
+    });
     let score = |network: &Network, weights: &Weights| match held_out.questions.as_slice() {
         [] => Ok(String::new()),
-        _ => development::line(network.config(), weights, &held_out, &settings),
+        _ => development::line(network.config(), weights, text.clone(), &held_out, &settings),
     };
     let mut run = Run::new(settings.clone(), network, weights, rows, &args.run)?;
     if args.resume {
@@ -221,9 +234,12 @@ fn write_card(
             development::measure(&served, test, development::settings(settings))?
         }
     };
+    let base = base.map(name);
     let card = Card {
         name: &format!("{}-{}", grid::name(&args.suite), name(&args.out)),
-        origin: &base.map_or("scratch".to_owned(), name),
+        base: base.as_deref(),
+        adapter: settings.lora.is_some(),
+        seed: settings.seed,
         recipe: &std::fs::read_to_string(&args.config)?,
         progress,
         parameters,

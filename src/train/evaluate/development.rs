@@ -1,5 +1,7 @@
 //! What a training run says about itself: held-out questions at full, half and a quarter of the steps.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 
 use super::grid::{Setting, name, used};
@@ -12,7 +14,6 @@ use crate::model::ModelConfig;
 use crate::text::Tokenizer;
 use crate::train::network::Weights;
 use crate::train::settings::{Objective, Settings};
-use crate::train::tokenizer::tokenizer_json;
 
 /// Mask weight if the recipe names none: the best one seen.
 const ALPHA: f64 = 0.9;
@@ -58,13 +59,19 @@ pub fn measure(served: &Served, asked: &Asked, settings: Vec<Setting>) -> Result
 ///
 /// # Errors
 /// As [`Asked::answers`], or the weights do not fit the network.
-pub fn line(config: &ModelConfig, weights: &Weights, asked: &Asked, recipe: &Settings) -> Result<String> {
-    let tokenizer = Tokenizer::from_json(&serde_json::to_vec(&tokenizer_json())?)?;
+pub fn line(
+    config: &ModelConfig,
+    weights: &Weights,
+    tokenizer: Arc<Tokenizer>,
+    asked: &Asked,
+    recipe: &Settings,
+) -> Result<String> {
     let served = Served::of_weights(config, weights, tokenizer, IN_FLIGHT)?;
     let measured = measure(&served, asked, settings(recipe))?;
     let part = |(setting, m): &(Setting, Measured)| {
         let method = setting.decode.method.iter().map(name).collect::<String>();
-        format!("{method} NFE {:.1} {:.1} %", m.nfe, 100.0 * m.accuracy)
+        let values = m.values.map(|share| format!(" (values {:.1} %)", 100.0 * share)).unwrap_or_default();
+        format!("{method} NFE {:.1} {:.1} %{values}", m.nfe, 100.0 * m.accuracy)
     };
     Ok(measured.iter().map(part).collect::<Vec<_>>().join("  "))
 }

@@ -1,6 +1,6 @@
 //! Ways of decoding to compare: lists of values, and every combination of them.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +76,7 @@ impl Grid {
         model: &ModelConfig,
         usual_length: usize,
     ) -> Result<Vec<Setting>> {
+        ensure!((0.0..=2.0).contains(&self.temperature), "temperature: must be between 0 and 2");
         let usual = [defaults.max_new_tokens.unwrap_or(usual_length)];
         let lengths = if self.max_tokens.is_empty() { &usual[..] } else { &self.max_tokens };
         let mut settings: Vec<Setting> = Vec::new();
@@ -153,21 +154,38 @@ impl Setting {
 
     /// The setting in words, for tables and messages.
     pub fn describe(&self) -> String {
+        let mut parts = self.method();
+        parts.splice(1..1, self.budget());
+        if self.temperature > 0.0 {
+            parts.push(format!("seed {}", self.seed));
+        }
+        parts.join(", ")
+    }
+
+    /// How tokens are fed back, in words: the method first, then what is its own.
+    pub fn method(&self) -> Vec<String> {
         let d = &self.decode;
-        let mut parts: Vec<String> = d.method.iter().map(name).collect();
+        let mut parts = vec![d.method.iter().map(name).collect()];
+        parts.extend(d.alpha.map(|alpha| format!("alpha {alpha}")));
+        parts.extend(d.k_soft.map(|k| format!("k {k}")));
+        parts.extend(d.boundary.iter().map(|boundary| format!("boundary {}", name(boundary))));
+        parts
+    }
+
+    /// Everything else but the seed, in words: what methods are compared at. The selection rule comes first.
+    pub fn budget(&self) -> Vec<String> {
+        let d = &self.decode;
+        let mut parts = Vec::new();
         parts.extend(d.steps.map(|steps| format!("{steps} steps")));
         parts.extend(d.threshold.map(|threshold| format!("threshold {threshold}")));
         parts.extend(d.factor.map(|factor| format!("factor {factor}")));
         parts.push(format!("{} tokens", self.max_tokens));
         parts.extend(d.block_length.map(|length| format!("block {length}")));
         parts.extend(d.cache.iter().map(|cache| format!("cache {}", name(cache))));
-        parts.extend(d.alpha.map(|alpha| format!("alpha {alpha}")));
-        parts.extend(d.k_soft.map(|k| format!("k {k}")));
-        parts.extend(d.boundary.iter().map(|boundary| format!("boundary {}", name(boundary))));
         if self.temperature > 0.0 {
-            parts.push(format!("temperature {}, seed {}", self.temperature, self.seed));
+            parts.push(format!("temperature {}", self.temperature));
         }
-        parts.join(", ")
+        parts
     }
 }
 

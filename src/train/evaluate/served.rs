@@ -52,7 +52,7 @@ impl Served {
         let open = || -> Result<Self> {
             let backend = CandleBackend::load(source, adapter, DeviceChoice::Auto)?;
             let defaults = GenerationDefaults::load(source)?;
-            Self::start(backend, Tokenizer::load(source)?, defaults, in_flight)
+            Self::start(backend, Arc::new(Tokenizer::load(source)?), defaults, in_flight)
         };
         open().with_context(|| source.place())
     }
@@ -64,7 +64,7 @@ impl Served {
     pub fn of_weights(
         config: &ModelConfig,
         weights: &Weights,
-        tokenizer: Tokenizer,
+        tokenizer: Arc<Tokenizer>,
         in_flight: usize,
     ) -> Result<Self> {
         let backend = CandleBackend::from_tensors(config.clone(), weights.clone(), DeviceChoice::Auto)?;
@@ -73,7 +73,7 @@ impl Served {
 
     fn start(
         backend: CandleBackend,
-        tokenizer: Tokenizer,
+        tokenizer: Arc<Tokenizer>,
         defaults: GenerationDefaults,
         in_flight: usize,
     ) -> Result<Self> {
@@ -96,7 +96,6 @@ impl Served {
             // Answers are read one after the other: the last must have room for all its blocks until then.
             event_buffer: config.max_positions + 3,
         };
-        let tokenizer = Arc::new(tokenizer);
         let info = ModelInfo { mask_id: config.mask_id, eos_ids, attention: Attention::Full };
         let engine = engine::start(backend, info, bounds, Arc::new(Metrics::new()))
             .context("the engine thread cannot be started")?;
