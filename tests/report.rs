@@ -28,7 +28,7 @@ fn record((label, model): (&str, &str), steps: usize, solved_rows: &str) -> Reco
         label: label.to_owned(),
         model: model.to_owned(),
         adapter: None,
-        suite: Suite::Worked,
+        suite: Suite::Totals,
         data: "data/worked.jsonl".to_owned(),
         prompt: Style::Plain,
         prefill: String::new(),
