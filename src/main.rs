@@ -14,7 +14,7 @@ use evotoken::backend::CandleBackend;
 use evotoken::config::{self, Flags, LogFormat, Settings};
 use evotoken::decode::Attention;
 use evotoken::engine::{self, EngineHandle, ModelInfo};
-use evotoken::model::{ModelSource, bundled};
+use evotoken::model::bundled;
 use evotoken::service::request::Limits;
 use evotoken::service::{GenerationDefaults, Service, ServiceParts};
 use evotoken::telemetry::{self, Metrics};
@@ -90,16 +90,13 @@ async fn run(flags: &Flags) -> Result<()> {
 
 /// Load the model and start its engine.
 fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHandle)> {
-    let source = match &settings.model.path {
-        Some(folder) => ModelSource::folder(folder),
-        None => bundled::COUNTDOWN,
-    };
-    let place = source.place();
-    let adapter = settings.model.adapter.as_deref();
+    let model = &settings.model;
+    let (source, adapter) = bundled::sources(model.path.as_deref(), model.adapter.as_deref());
+    let (place, adapter) = (source.place(), adapter.as_ref());
     let backend =
         CandleBackend::load(&source, adapter, settings.model.device).with_context(|| place.clone())?;
     let tokenizer = Arc::new(Tokenizer::load(&source).with_context(|| place.clone())?);
-    let defaults = GenerationDefaults::load(&source).with_context(|| place.clone())?;
+    let defaults = GenerationDefaults::load(&source, adapter).with_context(|| place.clone())?;
     let config = backend.config();
     let eos_ids = defaults.eos_ids.clone().unwrap_or_else(|| config.eos_ids.clone());
     let limits = Limits {

@@ -98,7 +98,9 @@ fn finetune(recipe: &str, [model, rows]: &[PathBuf; 2], out: &Path) {
 
 /// Logits of the positions from 1 on through the code that serves.
 fn served(model: &Path, adapter: Option<&Path>) -> Vec<f32> {
-    let mut backend = CandleBackend::load(&ModelSource::folder(model), adapter, DeviceChoice::Cpu).unwrap();
+    let adapter = adapter.map(ModelSource::folder);
+    let mut backend =
+        CandleBackend::load(&ModelSource::folder(model), adapter.as_ref(), DeviceChoice::Cpu).unwrap();
     let (slot, canvas) = (SlotId { index: 0, generation: 0 }, IDS.len());
     backend.open_slot(slot, canvas).unwrap();
     let mut batch = StepBatch { top_k: 1, ..StepBatch::default() };

@@ -204,7 +204,9 @@ fn accumulated_gradients_are_a_mean() {
 
 /// All logits of a text through the code that serves.
 fn served(model: &Path, adapter: Option<&Path>) -> Vec<f32> {
-    let mut backend = CandleBackend::load(&ModelSource::folder(model), adapter, DeviceChoice::Cpu).unwrap();
+    let adapter = adapter.map(ModelSource::folder);
+    let mut backend =
+        CandleBackend::load(&ModelSource::folder(model), adapter.as_ref(), DeviceChoice::Cpu).unwrap();
     let slot = SlotId { index: 0, generation: 0 };
     let canvas = IDS.len();
     backend.open_slot(slot, canvas).unwrap();

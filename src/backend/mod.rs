@@ -4,7 +4,6 @@ mod candidates;
 pub mod device;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use candle_core::{Result, Storage, Tensor};
 
@@ -27,18 +26,18 @@ pub struct CandleBackend {
 }
 
 impl CandleBackend {
-    /// Load a model, with a PEFT adapter folder merged into its weights if one is given.
+    /// Load a model, with a PEFT adapter merged into its weights if one is given.
     ///
     /// # Errors
     /// Names the file or tensor that is missing or unusable.
     pub fn load(
         source: &ModelSource,
-        adapter: Option<&Path>,
+        adapter: Option<&ModelSource>,
         device: DeviceChoice,
     ) -> std::result::Result<Self, ModelError> {
         let device = device.open()?;
         let config = ModelConfig::from_json(&source.require("config.json")?)?;
-        let adapter = adapter.map(|folder| Adapter::load(folder, &device)).transpose()?;
+        let adapter = adapter.map(|adapter| Adapter::load(adapter, &device)).transpose()?;
         let weights = Weights::open(source, adapter, &device)?;
         Ok(Self { model: Transformer::load(config, weights, &device)?, slots: Slots::default() })
     }

@@ -16,10 +16,48 @@ pub struct Weights {
     device: Device,
 }
 
-enum Files {
+/// Tensors by name, wherever they are.
+pub(super) enum Files {
     Mapped(MmapedSafetensors),
     Bundled(SliceSafetensors<'static>),
     Memory(BTreeMap<String, Tensor>),
+}
+
+impl Files {
+    /// Open the safetensors files of `stem`: the one, or the shards that an index names.
+    pub fn open(source: &ModelSource, stem: &str) -> Result<Self, ModelError> {
+        match source {
+            ModelSource::Folder(folder) => Ok(Self::Mapped(map_files(&shards(folder, stem)?)?)),
+            ModelSource::Bundled { files, .. } => {
+                let name = format!("{stem}.safetensors");
+                let found = files.iter().find(|(file, _)| *file == name);
+                let Some((_, bytes)) = found else {
+                    return Err(ModelError::Missing { file: name, place: source.place() });
+                };
+                Ok(Self::Bundled(SliceSafetensors::new(bytes).map_err(|e| bad_file(name, e))?))
+            }
+        }
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        match self {
+            Self::Mapped(files) => files.tensors().into_iter().map(|(name, _)| name).collect(),
+            Self::Bundled(files) => files.tensors().into_iter().map(|(name, _)| name).collect(),
+            Self::Memory(tensors) => tensors.keys().cloned().collect(),
+        }
+    }
+
+    pub fn load(&self, name: &str, device: &Device) -> Result<Tensor, ModelError> {
+        let read = match self {
+            Self::Mapped(files) => files.load(name, device),
+            Self::Bundled(files) => files.load(name, device),
+            Self::Memory(tensors) => match tensors.get(name) {
+                Some(tensor) => tensor.to_device(device),
+                None => Err(candle_core::Error::CannotFindTensor { path: name.to_owned() }),
+            },
+        };
+        read.map_err(|e| tensor_error(name, e))
+    }
 }
 
 impl Weights {
@@ -28,17 +66,7 @@ impl Weights {
     /// # Errors
     /// A file is missing or is no safetensors file.
     pub fn open(source: &ModelSource, adapter: Option<Adapter>, device: &Device) -> Result<Self, ModelError> {
-        let files = match source {
-            ModelSource::Folder(folder) => Files::Mapped(map_files(&shards(folder, "model")?)?),
-            ModelSource::Bundled { files, .. } => {
-                let name = "model.safetensors";
-                let bytes = files.iter().find(|(file, _)| *file == name).map(|(_, bytes)| *bytes);
-                let bytes = bytes
-                    .ok_or_else(|| ModelError::Missing { file: name.to_owned(), place: source.place() })?;
-                Files::Bundled(SliceSafetensors::new(bytes).map_err(|e| bad_file(name, e))?)
-            }
-        };
-        Ok(Self { files, adapter, device: device.clone() })
+        Ok(Self { files: Files::open(source, "model")?, adapter, device: device.clone() })
     }
 
     /// Weights that are in memory already, by their names in a checkpoint.
@@ -51,15 +79,7 @@ impl Weights {
     /// # Errors
     /// Names the tensor, with the shape expected and found.
     pub fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
-        let read = match &self.files {
-            Files::Mapped(files) => files.load(name, &self.device),
-            Files::Bundled(files) => files.load(name, &self.device),
-            Files::Memory(tensors) => match tensors.get(name) {
-                Some(tensor) => tensor.to_device(&self.device),
-                None => Err(candle_core::Error::CannotFindTensor { path: name.to_owned() }),
-            },
-        };
-        let tensor = check_shape(name, read.map_err(|e| tensor_error(name, e))?, shape)?;
+        let tensor = check_shape(name, self.files.load(name, &self.device)?, shape)?;
         let Some(module) = name.strip_suffix(".weight") else { return Ok(tensor) };
         let change = match &mut self.adapter {
             Some(adapter) => adapter.take(module, shape)?,
@@ -107,7 +127,7 @@ pub fn shards(folder: &Path, stem: &str) -> Result<Vec<PathBuf>, ModelError> {
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
-pub(super) fn map_files(paths: &[PathBuf]) -> Result<MmapedSafetensors, ModelError> {
+fn map_files(paths: &[PathBuf]) -> Result<MmapedSafetensors, ModelError> {
     if let Some(path) = paths.iter().find(|path| !path.is_file()) {
         let place = path.parent().map(|p| p.display().to_string()).unwrap_or_default();
         let file = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();

@@ -1,13 +1,12 @@
 //! LoRA adapters in PEFT's folder layout: `adapter_config.json` and `adapter_model.safetensors`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
-use super::ModelError;
-use super::loader::{check_shape, map_files, shards, tensor_error};
+use super::loader::{Files, check_shape, tensor_error};
+use super::{ModelError, ModelSource};
 
 /// An adapter's matrices by module path (`model.transformer.blocks.0.q_proj`).
 pub struct Adapter {
@@ -29,34 +28,35 @@ struct AdapterJson {
 const PREFIX: &str = "base_model.model.";
 
 impl Adapter {
-    /// Read an adapter folder.
+    /// Read an adapter.
     ///
     /// # Errors
     /// A file is missing or unreadable, an option is not supported, or a matrix has no partner.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self, ModelError> {
-        let path = folder.join("adapter_config.json");
-        let file_error = |reason: String| ModelError::File { file: path.display().to_string(), reason };
-        let text = std::fs::read(&path).map_err(|e| file_error(e.to_string()))?;
+    pub fn load(source: &ModelSource, device: &Device) -> Result<Self, ModelError> {
+        const CONFIG: &str = "adapter_config.json";
+        let file = || format!("{CONFIG} of {}", source.place());
+        let file_error = |reason: String| ModelError::File { file: file(), reason };
+        let text = source.require(CONFIG)?;
         let config: AdapterJson = serde_json::from_slice(&text).map_err(|e| file_error(e.to_string()))?;
         config.check().map_err(file_error)?;
-        let files = map_files(&shards(folder, "adapter_model")?)?;
+        let files = Files::open(source, "adapter_model")?;
         let mut modules = BTreeMap::new();
-        for (name, _) in files.tensors() {
+        let names = files.names();
+        for name in &names {
             let module = name.strip_prefix(PREFIX).and_then(|n| n.strip_suffix(".lora_A.weight"));
             let Some(module) = module else {
                 if name.starts_with(PREFIX) && name.ends_with(".lora_B.weight") {
                     continue;
                 }
-                return Err(ModelError::Tensor { name, reason: "not a LoRA tensor".to_owned() });
+                let (name, reason) = (name.clone(), "not a LoRA tensor".to_owned());
+                return Err(ModelError::Tensor { name, reason });
             };
             let other = format!("{PREFIX}{module}.lora_B.weight");
-            let a = files.load(&name, device).map_err(|e| tensor_error(&name, e))?;
-            let b = files.load(&other, device).map_err(|e| tensor_error(&other, e))?;
-            modules.insert(module.to_owned(), (a, b));
+            modules.insert(module.to_owned(), (files.load(name, device)?, files.load(&other, device)?));
         }
-        if files.tensors().len() != 2 * modules.len() {
+        if names.len() != 2 * modules.len() {
             let reason = "a lora_B matrix has no lora_A".to_owned();
-            return Err(ModelError::File { file: folder.display().to_string(), reason });
+            return Err(ModelError::File { file: source.place(), reason });
         }
         #[expect(clippy::cast_precision_loss, reason = "ranks are small")]
         let scaling = config.lora_alpha / config.r as f64;

@@ -35,15 +35,25 @@ enum Ids {
 }
 
 impl GenerationDefaults {
-    /// Read `generation_config.json`; a model without one recommends nothing.
+    /// Read `generation_config.json`; a model without one recommends nothing. What an adapter says in a file of its own
+    /// goes before what its model says.
     ///
     /// # Errors
-    /// The file exists and is unusable; the field is named.
-    pub fn load(source: &ModelSource) -> Result<Self, ModelError> {
-        match source.read("generation_config.json")? {
+    /// A file exists and is unusable; the field is named.
+    pub fn load(source: &ModelSource, adapter: Option<&ModelSource>) -> Result<Self, ModelError> {
+        let read = |source: &ModelSource| match source.read("generation_config.json")? {
             Some(json) => Self::from_json(&json),
             None => Ok(Self::default()),
-        }
+        };
+        let of_model = read(source)?;
+        let Some(adapter) = adapter else { return Ok(of_model) };
+        let own = read(adapter)?;
+        Ok(Self {
+            eos_ids: own.eos_ids.or(of_model.eos_ids),
+            max_new_tokens: own.max_new_tokens.or(of_model.max_new_tokens),
+            temperature: own.temperature.or(of_model.temperature),
+            decode: own.decode.or(of_model.decode),
+        })
     }
 
     /// Parse the content of a `generation_config.json`.

@@ -9,6 +9,7 @@ use candle_core::{DType, Device};
 
 use super::files;
 use super::network::Weights;
+use crate::model::ModelSource;
 use crate::model::loader::shards;
 use crate::model::lora::Adapter;
 
@@ -22,7 +23,7 @@ pub fn merge(model: &Path, adapter: &Path, out: &Path) -> Result<()> {
     if out.join("config.json").exists() {
         bail!("{} holds a model already", out.display());
     }
-    let mut changes = Adapter::load(adapter, &Device::Cpu)?;
+    let mut changes = Adapter::load(&ModelSource::folder(adapter), &Device::Cpu)?;
     for shard in shards(model, "model")? {
         let place = || format!("cannot merge {}", shard.display());
         let bytes = std::fs::read(&shard).with_context(place)?;

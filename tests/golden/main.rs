@@ -34,8 +34,8 @@ fn name(folder: &Path) -> String {
 /// The model of a golden folder, with its adapter merged; `None`, said aloud, if its family is not supported.
 fn load(folder: &Path) -> Option<CandleBackend> {
     let adapter = folder.join("adapter");
-    let adapter = adapter.is_dir().then_some(adapter.as_path());
-    match CandleBackend::load(&ModelSource::folder(folder), adapter, DeviceChoice::Cpu) {
+    let adapter = adapter.is_dir().then(|| ModelSource::folder(&adapter));
+    match CandleBackend::load(&ModelSource::folder(folder), adapter.as_ref(), DeviceChoice::Cpu) {
         Ok(backend) => Some(backend),
         Err(ModelError::UnknownFamily(family)) => {
             println!("{}: model family {family:?} is not supported, nothing was checked", name(folder));

@@ -227,10 +227,10 @@ fn write_card(
         [] => Vec::new(),
         _ => {
             let (model, adapter) = match (&settings.lora, base) {
-                (Some(_), Some(base)) => (base, Some(args.out.as_path())),
+                (Some(_), Some(base)) => (base, Some(ModelSource::folder(&args.out))),
                 _ => (args.out.as_path(), None),
             };
-            let served = Served::load(&ModelSource::folder(model), adapter, IN_FLIGHT)?;
+            let served = Served::load(&ModelSource::folder(model), adapter.as_ref(), IN_FLIGHT)?;
             development::measure(&served, test, development::settings(settings))?
         }
     };

@@ -84,9 +84,9 @@ impl EvaluateArgs {
         let mut questions = self.suite.read(&self.data)?;
         questions.truncate(self.limit.unwrap_or(usize::MAX));
         ensure!(!questions.is_empty(), "--limit must be at least 1");
-        let source = self.model.as_ref().map_or(bundled::COUNTDOWN, ModelSource::folder);
+        let (source, adapter) = bundled::sources(self.model.as_deref(), self.adapter.as_deref());
         let asked = Asked { questions, wording: self.wording(&source)?, prefill: self.prefill() };
-        let served = Served::load(&source, self.adapter.as_deref(), self.in_flight)?;
+        let served = Served::load(&source, adapter.as_ref(), self.in_flight)?;
         let settings = self.grid.settings(served.defaults(), served.config(), self.suite.usual_length())?;
         let mut answers = String::new();
         for (number, setting) in settings.iter().enumerate() {
@@ -97,7 +97,11 @@ impl EvaluateArgs {
                 answers += &answer_line(setting, pair)?;
             }
             let measured = Measured::of(&marked, seconds);
-            records.push(Record { subject: self.subject(&source), setting: setting.clone(), measured });
+            records.push(Record {
+                subject: self.subject(&source, adapter.as_ref()),
+                setting: setting.clone(),
+                measured,
+            });
             if let Some(path) = &self.json {
                 results::write(path, &records)?;
             }
@@ -125,12 +129,12 @@ impl EvaluateArgs {
         Ok(Wording::Message { instruction, template: Box::new(ChatTemplate::load(source)?) })
     }
 
-    fn subject(&self, source: &ModelSource) -> Subject {
+    fn subject(&self, source: &ModelSource, adapter: Option<&ModelSource>) -> Subject {
         let folder = |path: &PathBuf| path.display().to_string();
         Subject {
             label: self.name.clone().unwrap_or_else(|| source.name()),
             model: source.place(),
-            adapter: self.adapter.as_ref().map(folder),
+            adapter: adapter.map(ModelSource::place),
             suite: self.suite,
             data: folder(&self.data),
             prompt: self.style(),

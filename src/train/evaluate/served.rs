@@ -1,6 +1,5 @@
 //! A model behind the serving engine, in this process.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -48,10 +47,10 @@ impl Served {
     ///
     /// # Errors
     /// Names the file or tensor that is missing or unusable.
-    pub fn load(source: &ModelSource, adapter: Option<&Path>, in_flight: usize) -> Result<Self> {
+    pub fn load(source: &ModelSource, adapter: Option<&ModelSource>, in_flight: usize) -> Result<Self> {
         let open = || -> Result<Self> {
             let backend = CandleBackend::load(source, adapter, DeviceChoice::Auto)?;
-            let defaults = GenerationDefaults::load(source)?;
+            let defaults = GenerationDefaults::load(source, adapter)?;
             Self::start(backend, Arc::new(Tokenizer::load(source)?), defaults, in_flight)
         };
         open().with_context(|| source.place())
