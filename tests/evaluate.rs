@@ -237,7 +237,7 @@ fn ways() -> Vec<Setting> {
 
 #[test]
 fn the_bundled_model_gives_known_answers() {
-    let served = Served::load(&bundled::COUNTDOWN, Some(&bundled::EVOTOKEN), 8).unwrap();
+    let served = Served::load(&bundled::COUNTDOWN, None, 8).unwrap();
     let asked = asked(&PROBLEMS, "");
     for setting in settings("--method mask,evotoken --steps 16 --cache none --alpha 0.9").unwrap() {
         let found = answers(&served, &asked, &setting);
@@ -256,7 +256,7 @@ fn the_bundled_model_gives_known_answers() {
 fn answers_do_not_depend_on_how_many_run_at_once() {
     let asked = asked(&PROBLEMS, "");
     let all = [1, 3, 64].map(|in_flight| {
-        let served = Served::load(&bundled::COUNTDOWN, Some(&bundled::EVOTOKEN), in_flight).unwrap();
+        let served = Served::load(&bundled::COUNTDOWN, None, in_flight).unwrap();
         ways().iter().map(|setting| answers(&served, &asked, setting)).collect::<Vec<_>>()
     });
     assert_eq!(all[0], all[1]);
@@ -279,7 +279,7 @@ fn weights_in_memory_answer_as_their_folder_does() {
 
 #[test]
 fn the_bundled_template_makes_the_plain_prompt_of_a_message() {
-    let served = Served::load(&bundled::COUNTDOWN, Some(&bundled::EVOTOKEN), 8).unwrap();
+    let served = Served::load(&bundled::COUNTDOWN, None, 8).unwrap();
     let plain = asked(&PROBLEMS, "");
     let template = Box::new(ChatTemplate::load(&bundled::COUNTDOWN).unwrap());
     let wording = Wording::Message { instruction: String::new(), template };
@@ -290,7 +290,7 @@ fn the_bundled_template_makes_the_plain_prompt_of_a_message() {
 
 #[test]
 fn what_answers_begin_with_is_given_to_the_model_and_counts() {
-    let served = Served::load(&bundled::COUNTDOWN, Some(&bundled::EVOTOKEN), 8).unwrap();
+    let served = Served::load(&bundled::COUNTDOWN, None, 8).unwrap();
     let setting = &settings("--method mask --steps 8 --cache none").unwrap()[0];
     let found = answers(&served, &asked(&PROBLEMS[..1], "(93+30)-"), setting);
     assert_eq!((texts(&found), found[0].mark.solved), (vec!["100"], true));
@@ -298,7 +298,7 @@ fn what_answers_begin_with_is_given_to_the_model_and_counts() {
 
 #[test]
 fn a_question_longer_than_the_model_is_named() {
-    let served = Served::load(&bundled::COUNTDOWN, Some(&bundled::EVOTOKEN), 8).unwrap();
+    let served = Served::load(&bundled::COUNTDOWN, None, 8).unwrap();
     let mut asked = asked(&PROBLEMS[..2], "");
     asked.questions[1].text = "1 ".repeat(400);
     let setting = &settings("--method mask").unwrap()[0];
