@@ -78,7 +78,7 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
     #[test]
     fn a_batched_answer_is_the_answer_alone(
         requests in requests(), adapter in any::<bool>(), slots in 1usize..17, budget in 16usize..400,
