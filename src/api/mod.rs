@@ -7,7 +7,9 @@ pub mod error;
 pub mod models;
 pub mod ops;
 pub mod schema;
+pub mod serve;
 pub mod sse;
+mod stall;
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
