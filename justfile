@@ -28,3 +28,8 @@ goldens DIR:
 # Write openapi.yaml anew from the code.
 openapi:
     EVOTOKEN_BLESS=1 cargo test --locked --test api description
+
+# Abuse a release server for so many seconds, then see that it gave everything back.
+soak SECONDS="300":
+    cargo build --release --locked
+    scripts/soak.py --seconds {{SECONDS}}

@@ -163,6 +163,7 @@ impl Settings {
 
     fn check(&self) -> Result<(), SettingsError> {
         let positive = [
+            ("server.max_connections", self.server.max_connections),
             ("server.max_body_bytes", self.server.max_body_bytes),
             ("engine.queue", self.engine.queue),
             ("engine.slots", self.engine.slots),
@@ -177,6 +178,8 @@ impl Settings {
             return Err(SettingsError::new("settings", format!("{key} must be at least 1")));
         }
         let seconds = [
+            ("server.header_timeout_s", self.server.header_timeout_s),
+            ("server.write_timeout_s", self.server.write_timeout_s),
             ("server.body_timeout_s", self.server.body_timeout_s),
             ("server.request_timeout_s", self.server.request_timeout_s),
             ("server.drain_timeout_s", self.server.drain_timeout_s),

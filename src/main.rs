@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use axum::serve::ListenerExt;
 use clap::Parser;
+use evotoken::api::serve::serve;
 use evotoken::api::{self, App};
 use evotoken::backend::CandleBackend;
 use evotoken::config::{self, Flags, LogFormat, Settings};
@@ -55,12 +55,8 @@ async fn run(flags: &Flags) -> Result<()> {
     let metrics = Arc::new(Metrics::new());
     let app = Arc::new(App::new(settings.server.clone(), Arc::clone(&metrics)));
     let stop = CancellationToken::new();
-    // Blocks are small and must not wait for each other.
-    let listener = listener.tap_io(|stream| {
-        let _ = stream.set_nodelay(true);
-    });
-    let serving = axum::serve(listener, api::router(Arc::clone(&app)));
-    let server = tokio::spawn(serving.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future());
+    let (router, limits) = (api::router(Arc::clone(&app)), settings.server.connections());
+    let server = tokio::spawn(serve(listener, router, limits, stop.clone().cancelled_owned()));
 
     let loading = tokio::task::spawn_blocking({
         let settings = settings.clone();

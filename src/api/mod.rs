@@ -7,7 +7,9 @@ pub mod error;
 pub mod models;
 pub mod ops;
 pub mod schema;
+pub mod serve;
 pub mod sse;
+mod stall;
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,13 +17,14 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::trace::{DefaultOnResponse, TraceLayer};
 use tracing::Level;
 use utoipa::OpenApi;
@@ -107,7 +110,7 @@ pub fn router(app: Arc<App>) -> Router {
     let (router, _) = described(&app).split_for_parts();
     let yaml = openapi_yaml();
     let description = get(async move || ([(header::CONTENT_TYPE, "application/yaml")], yaml));
-    let docs = SwaggerUi::new("/docs").config(Config::from("/openapi.yaml"));
+    let docs = guarded(SwaggerUi::new("/docs").config(Config::from("/openapi.yaml")).into());
     let cors = cors(&app.settings.cors_origins);
     let mut router = router
         .route("/openapi.yaml", description)
@@ -129,6 +132,25 @@ pub fn router(app: Arc<App>) -> Router {
                 .on_response(DefaultOnResponse::new().level(Level::INFO)),
         )
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+}
+
+/// What a browser may do with the pages of `/docs`. They run only the scripts that come with them, ask only this server,
+/// and show up in nobody else's frame; Swagger UI sets styles from its scripts.
+const PAGE_HEADERS: [(HeaderName, &str); 4] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; \
+         base-uri 'none'; frame-ancestors 'none'",
+    ),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+];
+
+fn guarded(pages: Router<()>) -> Router<()> {
+    PAGE_HEADERS.into_iter().fold(pages, |pages, (name, value)| {
+        pages.layer(SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value)))
+    })
 }
 
 fn span(request: &Request) -> tracing::Span {

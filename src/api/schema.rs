@@ -136,13 +136,16 @@ pub struct DiffusionReport {
     /// Soft tokens that changed before their block was done.
     #[schema(minimum = 0)]
     pub revisions: usize,
+    /// Key of the randomness: the request's, or the one it got. Sent with the same request it gives the same answers.
+    pub seed: i64,
 }
 
 impl From<Progress> for DiffusionReport {
     fn from(progress: Progress) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "counts of one answer")]
         let tokens_per_forward = progress.tokens as f64 / progress.nfe.max(1) as f64;
-        Self { nfe: progress.nfe, blocks: progress.blocks, tokens_per_forward, revisions: progress.revisions }
+        let Progress { nfe, blocks, revisions, seed, .. } = progress;
+        Self { nfe, blocks, tokens_per_forward, revisions, seed: seed.cast_signed() }
     }
 }
 

@@ -23,13 +23,14 @@ pub(super) struct RowSampling {
     pub position: usize,
 }
 
-/// `logits` is `[rows, vocab]` row-major, one entry of `sampling` per row.
+/// `logits` is `[rows, vocab]` row-major, one entry of `sampling` per row. A row with a logit that is no finite number
+/// has no candidates; the error names the logit.
 pub(super) fn candidates(
     logits: &[f32],
     mask_id: u32,
     top_k: usize,
     sampling: &[Option<RowSampling>],
-) -> Result<Vec<RowCandidates>, String> {
+) -> Vec<Result<RowCandidates, String>> {
     let vocab = logits.len() / sampling.len();
     logits
         .par_chunks_exact(vocab)
@@ -46,8 +47,8 @@ fn row_candidates(
 ) -> Result<RowCandidates, String> {
     let mut best: Vec<(u32, f32)> = Vec::with_capacity(top_k + 1);
     for (id, logit) in (0u32..).zip(row).filter(|(id, _)| *id != mask_id) {
-        if logit.is_nan() {
-            return Err(format!("logit of token {id} is not a number"));
+        if !logit.is_finite() {
+            return Err(format!("the logit of token {id} is {logit}"));
         }
         // Strictly greater: of equal logits the lower id stays ahead.
         if best.len() < top_k || *logit > best[best.len() - 1].1 {
@@ -86,7 +87,7 @@ mod tests {
     use super::*;
 
     fn greedy(row: &[f32], mask_id: u32, k: usize) -> RowCandidates {
-        candidates(row, mask_id, k, &[None]).unwrap().remove(0)
+        candidates(row, mask_id, k, &[None]).remove(0).unwrap()
     }
 
     #[test]
@@ -103,9 +104,12 @@ mod tests {
     }
 
     #[test]
-    fn a_logit_that_is_no_number_is_named() {
-        let error = candidates(&[0.0, f32::NAN, 1.0], 2, 1, &[None]).unwrap_err();
-        assert!(error.contains("token 1"), "{error}");
+    fn a_logit_that_is_no_finite_number_is_named_and_spoils_its_row_alone() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let rows = candidates(&[0.0, bad, 1.0, 0.0, 3.0, 1.0], 2, 1, &[None, None]);
+            assert_eq!(rows[0], Err(format!("the logit of token 1 is {bad}")));
+            assert_eq!(rows[1].as_ref().map(|row| row.guess.0), Ok(1));
+        }
     }
 
     #[test]
@@ -116,8 +120,8 @@ mod tests {
         let mut counts = [0usize; 4];
         for step in 0..draws {
             let sampling = Sampling { temperature, seed: 7, choice: 0, step };
-            let got = candidates(&row, 2, 1, &[Some(RowSampling { sampling, position: 3 })]).unwrap();
-            counts[got[0].guess.0 as usize] += 1;
+            let got = candidates(&row, 2, 1, &[Some(RowSampling { sampling, position: 3 })]);
+            counts[got[0].as_ref().unwrap().guess.0 as usize] += 1;
         }
         let weight = |l: f32| f64::from(l / temperature).exp();
         let total = weight(0.0) + weight(1.0) + weight(2.0);

@@ -142,9 +142,11 @@ impl CandleBackend {
         for (chunk, sampling) in sampling.chunks(head_rows).enumerate() {
             let logits = self.model.logits(&hidden.narrow(0, chunk * head_rows, sampling.len())?)?;
             let rows = with_f32(&logits, |logits| candidates::candidates(logits, mask_id, top_k, sampling))?;
-            for row in rows.map_err(candle_core::Error::msg)? {
-                output.guesses.push(row.guess);
-                output.candidates.extend(row.top);
+            for row in rows {
+                match row {
+                    Ok(row) => output.push_row(row.guess, row.top),
+                    Err(reason) => output.push_fault(reason),
+                }
             }
         }
         Ok(output)

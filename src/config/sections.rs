@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::serve::ConnectionLimits;
 use crate::backend::device::DeviceChoice;
 use crate::engine::EngineLimits;
 
@@ -21,6 +22,12 @@ pub struct ServerSettings {
     pub api_keys: ApiKeys,
     /// Web origins that may call from a browser (`*`: all); empty: no CORS headers.
     pub cors_origins: Vec<String>,
+    /// Most connections at once; further clients wait.
+    pub max_connections: usize,
+    /// Time for a request's headers to arrive, and for a kept connection to idle, in seconds.
+    pub header_timeout_s: u64,
+    /// Time that a client may take none of its reply, in seconds.
+    pub write_timeout_s: u64,
     /// Largest request body, in bytes.
     pub max_body_bytes: usize,
     /// Time for a request body to arrive, in seconds.
@@ -38,6 +45,11 @@ impl Default for ServerSettings {
             port: 8000,
             api_keys: ApiKeys::default(),
             cors_origins: Vec::new(),
+            // Linux gives a process 1024 open files unless told otherwise.
+            max_connections: 512,
+            // Above the 60 s for which proxies keep a connection, so that they close it and not we under a request.
+            header_timeout_s: 75,
+            write_timeout_s: 60,
             max_body_bytes: 4 << 20,
             body_timeout_s: 30,
             request_timeout_s: 600,
@@ -47,6 +59,15 @@ impl Default for ServerSettings {
 }
 
 impl ServerSettings {
+    /// Bounds of the connections.
+    pub fn connections(&self) -> ConnectionLimits {
+        ConnectionLimits {
+            connections: self.max_connections,
+            header_timeout: Duration::from_secs(self.header_timeout_s),
+            write_timeout: Duration::from_secs(self.write_timeout_s),
+        }
+    }
+
     /// Time for a request body to arrive.
     pub fn body_timeout(&self) -> Duration {
         Duration::from_secs(self.body_timeout_s)

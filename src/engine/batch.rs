@@ -102,9 +102,31 @@ pub struct StepOutput {
     pub guesses: Vec<(u32, f32)>,
     /// `[rows * top_k]`: the most probable tokens, best first (ties: lower id), and their probabilities.
     pub candidates: Vec<(u32, f32)>,
+    /// Rows of which the model made no sense, ascending, and why; their guesses and candidates mean nothing. They fail
+    /// their own sequence: attention keeps a row's numbers within its slot.
+    pub faults: Vec<(usize, String)>,
 }
 
 impl StepOutput {
+    /// Append a row: its guess, and its [`Self::top_k`] candidates.
+    pub fn push_row(&mut self, guess: (u32, f32), candidates: impl IntoIterator<Item = (u32, f32)>) {
+        self.guesses.push(guess);
+        self.candidates.extend(candidates);
+    }
+
+    /// Append a row that cannot be used, and why.
+    pub fn push_fault(&mut self, reason: String) {
+        self.faults.push((self.guesses.len(), reason));
+        self.push_row((0, 0.0), std::iter::repeat_n((0, 0.0), self.top_k));
+    }
+
+    /// Why the first row of `[start, start + len)` that cannot be used cannot be: its number from `start`, and the
+    /// reason.
+    pub fn fault(&self, start: usize, len: usize) -> Option<(usize, &str)> {
+        let first = self.faults.iter().find(|(row, _)| (start..start + len).contains(row));
+        first.map(|(row, reason)| (row - start, reason.as_str()))
+    }
+
     /// The rows `[start, start + len)` of the output.
     pub fn rows(&self, start: usize, len: usize) -> RowsView<'_> {
         RowsView {

@@ -26,7 +26,8 @@ pub enum SequenceError {
     Stopping,
 }
 
-/// Counts of a sequence so far. They come with every event, so that usage is right whenever the reader stops.
+/// What a sequence tells of itself: counts so far, and its seed. It comes with every event, so that usage is right
+/// whenever the reader stops.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Forward passes (NFE).
@@ -37,6 +38,8 @@ pub struct Progress {
     pub tokens: usize,
     /// Soft positions whose token changed.
     pub revisions: usize,
+    /// Key of its randomness, the client's or the server's own.
+    pub seed: u64,
 }
 
 /// One message from the engine to the reader of a sequence. `Admitted` comes first, exactly one of `Finished` and

@@ -70,7 +70,8 @@ impl Sequence {
             model.attention,
             model.mask_id,
         );
-        Self { ticket, progress: Progress::default(), last_tick: tick, state, slot }
+        let progress = Progress { seed: request.seed(), ..Progress::default() };
+        Self { ticket, progress, last_tick: tick, state, slot }
     }
 
     pub fn plan(&self) -> StepPlan {

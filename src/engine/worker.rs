@@ -189,9 +189,17 @@ impl<B: Backend> Worker<B> {
             Some(output) => {
                 let mut row = 0;
                 for (index, step) in plan {
-                    let rows = output.rows(row, step.needed());
+                    let (rows, fault) = (output.rows(row, step.needed()), output.fault(row, step.needed()));
                     row += step.needed();
-                    if self.advance(*index, rows, now) {
+                    let is_over = match fault {
+                        Some((target, reason)) => {
+                            tracing::error!(reason, target, "the model made no sense of one sequence");
+                            self.fail(&self.running[*index], SequenceError::Backend, now);
+                            true
+                        }
+                        None => self.advance(*index, rows, now),
+                    };
+                    if is_over {
                         over.push(*index);
                     }
                 }

@@ -44,6 +44,18 @@ impl Slot {
     }
 }
 
+/// Zeros of this shape. On the CPU candle's own would end the process if there is no memory for them.
+fn reserve(shape: (usize, usize, usize), device: &Device) -> Result<Tensor> {
+    if !device.is_cpu() {
+        return Tensor::zeros(shape, DType::F32, device);
+    }
+    let count = [shape.1, shape.2].into_iter().try_fold(shape.0, usize::checked_mul);
+    let mut memory: Vec<f32> = Vec::new();
+    let reserved = count.and_then(|count| memory.try_reserve_exact(count).ok().map(|()| count));
+    memory.resize(reserved.ok_or_else(|| candle_core::Error::msg("no memory for K/V"))?, 0.0);
+    Tensor::from_vec(memory, shape, device)
+}
+
 /// All slots in use.
 #[derive(Debug, Default)]
 pub struct Slots {
@@ -62,7 +74,7 @@ impl Slots {
     /// The device has no memory for it.
     pub fn open(&mut self, id: SlotId, config: &ModelConfig, canvas: usize, device: &Device) -> Result<()> {
         let shape = (config.kv_heads, canvas, config.head_width());
-        let zeros = || Tensor::zeros(shape, DType::F32, device);
+        let zeros = || reserve(shape, device);
         let layers = (0..config.layers)
             .map(|_| Ok(LayerKv { keys: zeros()?, values: zeros()? }))
             .collect::<Result<Vec<_>>>()?;

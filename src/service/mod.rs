@@ -178,7 +178,8 @@ impl Service {
         let prompt_tokens = prompts.iter().map(Vec::len).sum();
         let decode = ask.decode.or(self.parts.decode).or(defaults.decode);
         let temperature = ask.temperature.or(defaults.temperature).unwrap_or(0.0);
-        let seed = ask.seed.unwrap_or_else(random);
+        // 53 bits, which every client's JSON numbers hold: the seed is told with the answer.
+        let seed = ask.seed.unwrap_or_else(|| random() >> 11);
         let mut requests = Vec::with_capacity(prompts.len() * ask.choices);
         for prompt in prompts {
             let room = limits.max_canvas.saturating_sub(prompt.len()).min(limits.max_new_tokens);

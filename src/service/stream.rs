@@ -136,7 +136,7 @@ mod tests {
     }
 
     fn progress(blocks: usize, tokens: usize) -> Progress {
-        Progress { nfe: 2 * blocks, blocks, tokens, revisions: 0 }
+        Progress { nfe: 2 * blocks, blocks, tokens, ..Progress::default() }
     }
 
     async fn read(stops: &[&str], written: Vec<BlockEvent>) -> (Vec<TextEvent>, Writer) {

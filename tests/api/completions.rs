@@ -8,13 +8,13 @@ use crate::{Plan, fake, server, texts};
 #[tokio::test]
 async fn the_body_is_openai_s() {
     let server = server();
-    let mut body = server.completed(json!({"model": "lab/echo", "prompt": "hello"})).await;
+    let mut body = server.completed(json!({"model": "lab/echo", "prompt": "hello", "seed": -3})).await;
     let id = body["id"].as_str().expect("an id").to_owned();
     assert!(id.starts_with("cmpl-") && id.len() == 37, "{id}");
     assert!(body["created"].as_u64().expect("a time") > 1_700_000_000);
     body["id"] = json!("cmpl-");
     body["created"] = json!(0);
-    let report = json!({"nfe": 2, "blocks": 2, "tokens_per_forward": 3.0, "revisions": 0});
+    let report = json!({"nfe": 2, "blocks": 2, "tokens_per_forward": 3.0, "revisions": 0, "seed": -3});
     let choice =
         json!({"index": 0, "text": "hello", "finish_reason": "stop", "logprobs": null, "diffusion": report});
     let expected = json!({
@@ -25,14 +25,14 @@ async fn the_body_is_openai_s() {
 
 #[tokio::test]
 async fn a_stream_has_one_chunk_per_finished_block() {
-    let events = server().streamed(json!({"prompt": "hello world", "max_tokens": 10})).await;
+    let events = server().streamed(json!({"prompt": "hello world", "max_tokens": 10, "seed": 9})).await;
     assert_eq!(texts(&events, 0), ["hell", "o wo", "rl", ""]);
     let reasons: Vec<_> =
         events[..4].iter().map(|event| event["choices"][0]["finish_reason"].clone()).collect();
     assert_eq!(reasons, [json!(null), json!(null), json!(null), json!("length")]);
     assert_eq!(events[4], json!("[DONE]"));
     assert_eq!(events.len(), 5);
-    let report = json!({"nfe": 3, "blocks": 3, "tokens_per_forward": 10.0 / 3.0, "revisions": 0});
+    let report = json!({"nfe": 3, "blocks": 3, "tokens_per_forward": 10.0 / 3.0, "revisions": 0, "seed": 9});
     assert_eq!(events[3]["choices"][0]["diffusion"], report);
     for event in &events[..4] {
         assert_eq!(event["id"], events[0]["id"]);
@@ -187,4 +187,19 @@ async fn a_long_prompt_leaves_a_smaller_default_answer() {
     let plan = Plan::with(|plan| plan.settings.limits.max_prompt_tokens = 127);
     let body = plan.start().completed(json!({"prompt": "x".repeat(120)})).await;
     assert_eq!(body["usage"]["completion_tokens"], 7);
+}
+
+#[tokio::test]
+async fn a_request_without_a_seed_gets_one_and_is_told() {
+    let server = server();
+    let ask = json!({"prompt": "hello", "n": 2});
+    let mut seeds = Vec::new();
+    for _ in 0..2 {
+        let body = server.completed(ask.clone()).await;
+        let seed = |choice: usize| body["choices"][choice]["diffusion"]["seed"].as_i64().expect("a seed");
+        assert_eq!(seed(0), seed(1), "the choices differ by their number");
+        assert!((0..1 << 53).contains(&seed(0)));
+        seeds.push(seed(0));
+    }
+    assert_ne!(seeds[0], seeds[1]);
 }

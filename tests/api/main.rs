@@ -1,6 +1,7 @@
 //! The whole server over a scripted model: router, service, engine, text.
 
 mod completions;
+mod connections;
 mod description;
 mod ends;
 mod fake;
@@ -139,7 +140,8 @@ impl Server {
 
     /// Wait until the metrics have this line.
     async fn until(&self, line: &str) {
-        for _ in 0..200 {
+        // Far longer than it takes: a slow machine must not fail a test.
+        for _ in 0..3000 {
             if self.metrics.render().lines().any(|found| found == line) {
                 return;
             }

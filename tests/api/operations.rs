@@ -79,3 +79,20 @@ async fn browsers_may_call_only_if_configured() {
     assert_eq!(reply.status, StatusCode::OK);
     assert_eq!(reply.headers["access-control-allow-origin"], "http://localhost:3000");
 }
+
+#[tokio::test]
+async fn pages_tell_browsers_to_run_and_frame_nothing_foreign() {
+    let server = server();
+    for path in ["/docs/", "/docs/swagger-ui-bundle.js"] {
+        let reply = server.get(path).await;
+        assert_eq!(reply.status, StatusCode::OK);
+        let header = |name: &str| reply.headers[name].to_str().expect("text").to_owned();
+        let policy = header("content-security-policy");
+        assert!(policy.starts_with("default-src 'self';") && policy.ends_with("frame-ancestors 'none'"));
+        assert_eq!(header("x-frame-options"), "DENY");
+        assert_eq!(header("x-content-type-options"), "nosniff");
+        assert_eq!(header("referrer-policy"), "no-referrer");
+    }
+    let page = server.get("/docs/").await.text;
+    assert!(!page.contains("<script>"), "an inline script would not run");
+}

@@ -1,14 +1,16 @@
 //! Batched equals alone, with a real model.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::{Device, Tensor};
 use evotoken::backend::CandleBackend;
 use evotoken::backend::device::DeviceChoice;
 use evotoken::decode::{Attention, Boundary, CacheMode, DecodeOptions, Method, State};
-use evotoken::engine::batch::{Backend, SlotId, StepBatch};
+use evotoken::engine::batch::{Backend, BackendError, SlotId, StepBatch, StepOutput};
 use evotoken::engine::{EngineHandle, EngineLimits, ModelInfo, start};
-use evotoken::model::ModelSource;
+use evotoken::model::{ModelConfig, ModelSource};
 use evotoken::service::request::{Draft, GenerateRequest, Limits};
 use evotoken::telemetry::metrics::Metrics;
 use proptest::prelude::*;
@@ -17,15 +19,25 @@ const MASK: u32 = 101;
 const EOS: u32 = 1;
 const VOCAB: usize = 160;
 
-fn backend() -> CandleBackend {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llada-tiny");
-    CandleBackend::load(&ModelSource::folder(folder), None, DeviceChoice::Cpu).unwrap()
+fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
 }
 
-fn engine(slots: usize, rows_per_tick: usize) -> EngineHandle {
+fn backend() -> CandleBackend {
+    adapted(false)
+}
+
+/// The same model, with a LoRA or without.
+fn adapted(adapter: bool) -> CandleBackend {
+    let adapter = adapter.then(|| fixture("llada-tiny-lora/adapter"));
+    let source = ModelSource::folder(fixture("llada-tiny-lora"));
+    CandleBackend::load(&source, adapter.as_deref(), DeviceChoice::Cpu).unwrap()
+}
+
+fn engine(adapter: bool, slots: usize, rows_per_tick: usize) -> EngineHandle {
     let model = ModelInfo { mask_id: MASK, eos_ids: vec![EOS], attention: Attention::Full };
     let limits = EngineLimits { queue: 64, slots, kv_bytes: 1 << 28, rows_per_tick, event_buffer: 256 };
-    start(backend(), model, limits, Arc::new(Metrics::new())).unwrap()
+    start(adapted(adapter), model, limits, Arc::new(Metrics::new())).unwrap()
 }
 
 fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
@@ -62,17 +74,19 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
             let draft = Draft { prompt, max_tokens, decode, temperature, seed, choice: 0, stop: vec![] };
             GenerateRequest::new(draft, &limits).unwrap()
         });
-    proptest::collection::vec(one, 2..9)
+    proptest::collection::vec(one, 2..17)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
     #[test]
-    fn a_batched_answer_is_the_answer_alone(requests in requests(), slots in 1usize..9, budget in 16usize..200) {
-        let alone = engine(1, 1 << 16);
+    fn a_batched_answer_is_the_answer_alone(
+        requests in requests(), adapter in any::<bool>(), slots in 1usize..17, budget in 16usize..400,
+    ) {
+        let alone = engine(adapter, 1, 1 << 16);
         let alone: Vec<_> =
             requests.iter().map(|r| super::answer(&super::events(super::one(&alone, r.clone())))).collect();
-        let crowd = engine(slots, budget);
+        let crowd = engine(adapter, slots, budget);
         let readers = crowd.submit(requests, None).unwrap();
         let together: Vec<_> = readers.into_iter().map(|r| super::answer(&super::events(r))).collect();
         prop_assert_eq!(alone, together);
@@ -111,4 +125,57 @@ fn a_tick_reads_every_weight_once_whatever_the_number_of_sequences() {
     assert_eq!(calls, 22);
     assert_eq!(calls_of_8, calls);
     assert!(candidates == candidates_of_8, "the first sequence's numbers differ in company");
+}
+
+/// The first step of prompts, in one tick.
+fn first_steps(backend: &mut CandleBackend, prompts: &[&[u32]]) -> (usize, StepOutput) {
+    let params =
+        DecodeOptions { block_length: Some(4), ..DecodeOptions::default() }.resolve(8, VOCAB).unwrap();
+    let mut batch = StepBatch::default();
+    for (index, prompt) in (0..).zip(prompts) {
+        let slot = SlotId { index, generation: 0 };
+        let state = State::new(prompt, 8, params, Attention::Full, MASK);
+        backend.open_slot(slot, prompt.len() + 8).unwrap();
+        batch.push_step(&state, &state.plan(), slot, None);
+    }
+    (batch.needed() / prompts.len(), backend.step(&batch).unwrap())
+}
+
+#[test]
+fn weights_that_are_no_numbers_spoil_only_the_sequences_that_read_them() {
+    let config = ModelConfig::from_json(&std::fs::read(fixture("llada-tiny/config.json")).unwrap()).unwrap();
+    let weights =
+        candle_core::safetensors::load(fixture("llada-tiny/model.safetensors"), &Device::Cpu).unwrap();
+    let mut weights: BTreeMap<String, Tensor> = weights.into_iter().collect();
+    let table = weights.get_mut("model.transformer.wte.weight").unwrap();
+    let width = table.dim(1).unwrap();
+    let nan = Tensor::full(f32::NAN, (1, width), &Device::Cpu).unwrap();
+    // Token 50.
+    let parts = [table.narrow(0, 0, 50).unwrap(), nan, table.narrow(0, 51, VOCAB - 51).unwrap()];
+    *table = Tensor::cat(&parts, 0).unwrap();
+    let mut spoiled = CandleBackend::from_tensors(config, weights, DeviceChoice::Cpu).unwrap();
+    let prompts: [&[u32]; 3] = [&[5, 6, 7], &[8, 50], &[9, 10, 11, 12]];
+    let (rows, output) = first_steps(&mut spoiled, &prompts);
+    let (_, expected) = first_steps(&mut backend(), &prompts);
+    assert_eq!(
+        output.faults.iter().map(|(row, _)| *row).collect::<Vec<_>>(),
+        (rows..2 * rows).collect::<Vec<_>>()
+    );
+    assert!(output.faults[0].1.contains("NaN"), "{:?}", output.faults[0]);
+    for start in [0, 2 * rows] {
+        assert_eq!(output.rows(start, rows).candidates, expected.rows(start, rows).candidates);
+    }
+}
+
+#[test]
+fn memory_that_cannot_be_had_is_an_error_and_holds_nothing() {
+    let mut backend = backend();
+    let (slot, canvas) = (SlotId { index: 0, generation: 0 }, 1 << 45);
+    let bytes = backend.bytes_per_position() * canvas;
+    let refused = backend.open_slot(slot, canvas);
+    assert!(
+        matches!(refused, Err(BackendError::OutOfMemory { bytes: asked }) if asked == bytes),
+        "{refused:?}"
+    );
+    backend.open_slot(slot, 16).unwrap();
 }

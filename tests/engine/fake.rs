@@ -8,6 +8,8 @@ use evotoken::engine::batch::{Backend, BackendError, SlotId, StepBatch, StepOutp
 pub const FAIL: u32 = 90;
 /// A prompt with this token makes every forward pass that carries it panic.
 pub const PANIC: u32 = 91;
+/// A prompt with this token makes no numbers of its own rows.
+pub const NO_NUMBERS: u32 = 92;
 /// A prompt with this token gets no slot.
 pub const NO_MEMORY_CANVAS: usize = 77;
 /// The fake's end-of-text, written at canvas positions that are a multiple of [`EOS_EVERY`].
@@ -77,12 +79,27 @@ impl Backend for FakeBackend {
         if batch.pairs.iter().any(|(id, _)| *id == FAIL) {
             return Err(BackendError::Forward("the fake was asked to fail".to_owned()));
         }
-        let mut output = StepOutput { top_k: batch.top_k, ..StepOutput::default() };
-        for position in batch.segments.iter().flat_map(|segment| segment.targets.clone()) {
-            output.guesses.push((token_at(position), 0.95));
-            output.candidates.push((token_at(position), 0.95));
-            output.candidates.extend((1..batch.top_k as u32).map(|rank| (rank + 2, 0.01)));
-        }
-        Ok(output)
+        Ok(output(batch))
     }
+}
+
+/// What the fake writes, with certainty.
+pub fn output(batch: &StepBatch) -> StepOutput {
+    let mut output = StepOutput { top_k: batch.top_k, ..StepOutput::default() };
+    let mut first_row = 0;
+    for segment in &batch.segments {
+        let mut rows = first_row..first_row + segment.window.len();
+        first_row = rows.end;
+        let no_numbers = rows.any(|row| batch.row(row).iter().any(|(id, _)| *id == NO_NUMBERS));
+        for position in segment.targets.clone() {
+            if no_numbers {
+                output.push_fault("asked for no number".to_owned());
+                continue;
+            }
+            let others = (1..batch.top_k as u32).map(|rank| (rank + 2, 0.01));
+            let best = (token_at(position), 0.95);
+            output.push_row(best, std::iter::once(best).chain(others));
+        }
+    }
+    output
 }

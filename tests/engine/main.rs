@@ -4,6 +4,7 @@
 
 mod batching;
 mod fake;
+mod schedules;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver as Seen, Sender, channel};
@@ -116,7 +117,7 @@ fn an_answer_comes_block_by_block() {
     assert_eq!(ids, (3..13).map(fake::token_at).collect::<Vec<_>>());
     assert_eq!(reason, FinishReason::Length);
     // 10 steps over 3 blocks are 4, 3 and 3, but the last block has only 2 positions.
-    assert_eq!(progress, Progress { nfe: 9, blocks: 3, tokens: 10, revisions: 0 });
+    assert_eq!(progress, Progress { nfe: 9, blocks: 3, tokens: 10, ..Progress::default() });
 }
 
 #[test]
@@ -184,6 +185,19 @@ fn a_failed_or_panicking_tick_fails_its_sequences_and_the_engine_lives_on() {
         let events = events(one(&engine, request(&[marker], 8)));
         assert_eq!(events, [BlockEvent::Admitted, BlockEvent::Failed(SequenceError::Backend)]);
         answer(&self::events(one(&engine, request(&[5], 8))));
+    }
+}
+
+#[test]
+fn a_sequence_of_which_the_model_makes_no_numbers_fails_alone() {
+    let (engine, _seen, gate) = gated(engine_limits());
+    let requests = vec![request(&[5], 8), request(&[fake::NO_NUMBERS], 8), request(&[6], 8)];
+    let mut readers = engine.submit(requests, None).unwrap();
+    drop(gate);
+    let spoiled = readers.remove(1);
+    assert_eq!(events(spoiled), [BlockEvent::Admitted, BlockEvent::Failed(SequenceError::Backend)]);
+    for reader in readers {
+        assert_eq!(answer(&events(reader)).2.tokens, 8);
     }
 }
 
