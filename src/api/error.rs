@@ -33,7 +33,12 @@ pub enum ApiError {
         message: String,
     },
     /// A parameter of OpenAI's that this server cannot honor.
-    Unsupported(&'static str),
+    Unsupported {
+        /// `messages[0].role`.
+        param: String,
+        /// Why it cannot.
+        reason: &'static str,
+    },
     /// Prompt and answer do not fit.
     TooLong(String),
     /// No API key, or a wrong one.
@@ -162,9 +167,9 @@ impl ApiError {
             Self::Invalid { param, message } => {
                 (400, CLIENT, Some(param.clone()), Some("invalid_value"), format!("{param}: {message}"))
             }
-            Self::Unsupported(param) => {
-                let message = format!("{param} is not supported by this server; leave it out");
-                (400, CLIENT, Some(text(param)), Some("unsupported_parameter"), message)
+            Self::Unsupported { param, reason } => {
+                let message = format!("{param} is not supported: {reason}");
+                (400, CLIENT, Some(param.clone()), Some("unsupported_parameter"), message)
             }
             Self::TooLong(message) => (400, CLIENT, None, Some("context_length_exceeded"), message.clone()),
             Self::InvalidKey => {
