@@ -281,24 +281,35 @@ fn in_chat_s_words(error: ApiError, newer: bool) -> ApiError {
     }
 }
 
+/// A conversation as a client sends it.
+///
+/// # Errors
+/// The first message that is unusable or unsupported, by its path, or an ending that contradicts itself.
+pub fn conversation(
+    messages: Vec<ChatMessage>,
+    add_generation_prompt: Option<bool>,
+    continue_final_message: Option<bool>,
+) -> Result<Chat, ApiError> {
+    if messages.is_empty() {
+        return Err(ApiError::invalid("messages", "must hold at least one message"));
+    }
+    let ending = match (add_generation_prompt.unwrap_or(true), continue_final_message) {
+        (true, Some(true)) => {
+            let message = "needs add_generation_prompt = false: one turn cannot be open and another begin";
+            return Err(ApiError::invalid("continue_final_message", message));
+        }
+        (false, Some(true)) => Ending::Open,
+        (true, _) => Ending::NextTurn,
+        (false, _) => Ending::Closed,
+    };
+    let messages = messages.into_iter().enumerate().map(|(at, message)| message.into_message(at));
+    Ok(Chat { messages: messages.collect::<Result<_, _>>()?, ending })
+}
+
 impl ChatCompletionRequest {
     fn into_ask(self) -> Result<Ask, ApiError> {
         let messages = self.messages.ok_or_else(|| ApiError::invalid("messages", "must be given"))?;
-        if messages.is_empty() {
-            return Err(ApiError::invalid("messages", "must hold at least one message"));
-        }
-        let ending = match (self.add_generation_prompt.unwrap_or(true), self.continue_final_message) {
-            (true, Some(true)) => {
-                let message =
-                    "needs add_generation_prompt = false: one turn cannot be open and another begin";
-                return Err(ApiError::invalid("continue_final_message", message));
-            }
-            (false, Some(true)) => Ending::Open,
-            (true, _) => Ending::NextTurn,
-            (false, _) => Ending::Closed,
-        };
-        let messages = messages.into_iter().enumerate().map(|(at, message)| message.into_message(at));
-        let chat = Chat { messages: messages.collect::<Result<_, _>>()?, ending };
+        let chat = conversation(messages, self.add_generation_prompt, self.continue_final_message)?;
         let newer = count("max_completion_tokens", self.max_completion_tokens)?;
         let older = count("max_tokens", self.max_tokens)?;
         Ok(Ask {

@@ -100,6 +100,35 @@ pub enum ReadRefusals {
     ServiceUnavailable(ErrorBody),
 }
 
+/// The refusals of routes that tokenize, for the API's description.
+#[derive(Debug, IntoResponses)]
+pub enum TokenRefusals {
+    /// The JSON, the type or the value of a parameter is wrong.
+    #[response(status = 400)]
+    BadRequest(ErrorBody),
+    /// An API key is asked for, and none or a wrong one came.
+    #[response(status = 401)]
+    Unauthorized(ErrorBody),
+    /// The model or the path does not exist.
+    #[response(status = 404)]
+    NotFound(ErrorBody),
+    /// The body did not arrive in time.
+    #[response(status = 408)]
+    RequestTimeout(ErrorBody),
+    /// The body is too large.
+    #[response(status = 413)]
+    PayloadTooLarge(ErrorBody),
+    /// The content type is not JSON.
+    #[response(status = 415)]
+    UnsupportedMediaType(ErrorBody),
+    /// The server's fault.
+    #[response(status = 500)]
+    InternalServerError(ErrorBody),
+    /// The model is still loading.
+    #[response(status = 503)]
+    ServiceUnavailable(ErrorBody),
+}
+
 /// The refusals of routes that generate, for the API's description.
 #[derive(Debug, IntoResponses)]
 pub enum Refusals {

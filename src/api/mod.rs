@@ -11,6 +11,7 @@ pub mod ops;
 pub mod parameters;
 pub mod schema;
 pub mod sse;
+pub mod tokens;
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -89,6 +90,8 @@ fn described(app: &Arc<App>) -> OpenApiRouter<Arc<App>> {
     let v1 = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(completion::complete))
         .routes(routes!(chat::complete))
+        .routes(routes!(tokens::tokenize))
+        .routes(routes!(tokens::detokenize))
         .routes(routes!(models::list))
         .routes(routes!(models::describe))
         .route("/v1/models/{model}/{*rest}", get(models::describe_path))

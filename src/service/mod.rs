@@ -4,6 +4,7 @@ pub mod defaults;
 pub mod request;
 pub mod stop;
 pub mod stream;
+mod tokens;
 
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
@@ -15,6 +16,7 @@ use tokio_stream::StreamMap;
 
 pub use defaults::GenerationDefaults;
 pub use stream::{TextEvent, TextStream};
+pub use tokens::Source;
 
 use crate::decode::DecodeOptions;
 use crate::engine::{EngineHandle, SequenceError, SubmitError};
@@ -262,6 +264,14 @@ impl Service {
     }
 
     fn encode_chat(&self, chat: &Chat) -> Result<Vec<u32>, RequestError> {
+        let text = self.render(chat)?;
+        self.check_bytes(&text)?;
+        let ids = self.parts.tokenizer.encode_rendered(&text);
+        ids.map_err(|error| RequestError::invalid("messages", error.to_string()))
+    }
+
+    /// What the model's template makes of a conversation.
+    fn render(&self, chat: &Chat) -> Result<String, RequestError> {
         let unusable = |reason: String| RequestError::invalid("messages", reason);
         let Some(template) = &self.template else {
             let name = self.name();
@@ -269,10 +279,7 @@ impl Service {
                 "the model {name} has no chat template; /v1/completions needs none"
             )));
         };
-        let text =
-            template.render_to(&chat.messages, chat.ending).map_err(|error| unusable(error.to_string()))?;
-        self.check_bytes(&text)?;
-        self.parts.tokenizer.encode_rendered(&text).map_err(|error| unusable(error.to_string()))
+        template.render_to(&chat.messages, chat.ending).map_err(|error| unusable(error.to_string()))
     }
 
     /// Megabytes take seconds to tokenize, only to be refused.

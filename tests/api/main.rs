@@ -7,6 +7,7 @@ mod ends;
 mod fake;
 mod operations;
 mod refusals;
+mod tokens;
 
 use std::sync::Arc;
 use std::time::Duration;
