@@ -19,6 +19,7 @@ use evotoken::service::request::Limits;
 use evotoken::service::{GenerationDefaults, Service, ServiceParts};
 use evotoken::telemetry::{self, Metrics};
 use evotoken::text::Tokenizer;
+use evotoken::text::chat_template::ChatTemplate;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -92,6 +93,7 @@ fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHa
     let backend =
         CandleBackend::load(&source, adapter, settings.model.device).with_context(|| place.clone())?;
     let tokenizer = Arc::new(Tokenizer::load(&source).with_context(|| place.clone())?);
+    let template = ChatTemplate::find(&source).with_context(|| place.clone())?;
     let defaults = GenerationDefaults::load(&source, adapter).with_context(|| place.clone())?;
     let config = backend.config();
     let eos_ids = defaults.eos_ids.clone().unwrap_or_else(|| config.eos_ids.clone());
@@ -117,7 +119,7 @@ fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHa
         defaults,
         engine: engine.clone(),
     });
-    Ok((service, engine))
+    Ok((service.with_chat_template(template), engine))
 }
 
 fn greet(address: SocketAddr, model: &str) {

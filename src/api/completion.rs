@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt;
-use serde::de::IgnoredAny;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::answer::{self, Answer, End, Head, Piece, Shape};
 use super::error::{ApiError, Refusals};
-use super::schema::{DiffusionOptions, DiffusionReport, Stop, StreamOptions, Usage, count, finish_reason};
-use super::{App, JsonBody, sse};
-use crate::service::{Answers, Ask, Prompts, TextEvent, random};
+use super::schema::{
+    Delivery, DiffusionOptions, DiffusionReport, Stop, StreamOptions, Usage, check_model, count,
+};
+use super::{App, JsonBody, parameters};
+use crate::service::{Ask, Prompts};
 
 /// A prompt or several.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
@@ -33,7 +34,8 @@ pub enum Prompt {
     ManyIds(Vec<Vec<u32>>),
 }
 
-/// A request for completions. `null` means the same as leaving a field out; unknown fields are ignored.
+/// A request for completions. `null` means the same as leaving a field out; unknown fields are ignored. Parameters of
+/// OpenAI's that are not listed here are refused unless their value asks for nothing.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[schema(example = json!({"prompt": "Numbers: [30, 100, 93]\nTarget: 23", "max_tokens": 16}))]
 pub struct CompletionRequest {
@@ -60,36 +62,15 @@ pub struct CompletionRequest {
     pub stream: Option<bool>,
     /// Only with `stream`.
     pub stream_options: Option<StreamOptions>,
-    /// Who asks; has no effect.
-    pub user: Option<String>,
     /// How to denoise.
     pub diffusion: Option<DiffusionOptions>,
     /// Not supported: only `n`.
     #[schema(default = 1)]
     pub best_of: Option<i64>,
-    /// Not supported: only false.
-    #[schema(default = false)]
-    pub echo: Option<bool>,
-    /// Not supported: only null.
-    pub logprobs: Option<i64>,
-    /// Not supported: only an empty object.
-    #[schema(value_type = Option<Object>)]
-    pub logit_bias: Option<BTreeMap<String, f64>>,
-    /// Not supported: only an empty string.
-    pub suffix: Option<String>,
-    /// Not supported: only 1.
-    #[schema(default = 1)]
-    pub top_p: Option<f64>,
-    /// Not supported: only 0.
-    #[schema(default = 0)]
-    pub presence_penalty: Option<f64>,
-    /// Not supported: only 0.
-    #[schema(default = 0)]
-    pub frequency_penalty: Option<f64>,
-    /// Fields nobody knows here.
+    /// Parameters that are refused or have no effect.
     #[serde(flatten)]
     #[schema(ignore)]
-    pub unknown: BTreeMap<String, IgnoredAny>,
+    pub rest: BTreeMap<String, Value>,
 }
 
 /// Completions, whole or (as a stream's chunk) in part.
@@ -131,10 +112,42 @@ pub struct CompletionChoice {
     pub diffusion: Option<DiffusionReport>,
 }
 
-impl CompletionChoice {
-    /// Text of answer `index`, which goes on.
-    pub fn part(index: usize, text: String) -> Self {
-        Self { index, text, finish_reason: None, logprobs: (), diffusion: None }
+/// Replies of this endpoint.
+struct Texts(Head);
+
+impl Texts {
+    fn completion(&self, choices: Vec<CompletionChoice>, usage: Option<Option<Usage>>) -> Completion {
+        let Head { id, created, model } = self.0.clone();
+        Completion { id, object: "text_completion", created, model, choices, usage }
+    }
+}
+
+fn choice(index: usize, text: String, end: Option<End>) -> CompletionChoice {
+    let (finish_reason, diffusion) = (end.map(|end| end.finish_reason), end.map(|end| end.diffusion));
+    CompletionChoice { index, text, finish_reason, logprobs: (), diffusion }
+}
+
+impl Shape for Texts {
+    type Whole = Completion;
+    type Chunk = Completion;
+
+    fn whole(self, answers: Vec<Answer>, usage: Usage) -> Completion {
+        let choices = answers.into_iter().enumerate();
+        let choices = choices.map(|(index, answer)| choice(index, answer.text, answer.end));
+        self.completion(choices.collect(), Some(Some(usage)))
+    }
+
+    fn piece(&self, index: usize, piece: Piece, usage: Option<Option<Usage>>) -> Option<Completion> {
+        let choice = match piece {
+            Piece::Opened => return None,
+            Piece::Text(text) => choice(index, text, None),
+            Piece::Ended(text, end) => choice(index, text, Some(end)),
+        };
+        Some(self.completion(vec![choice], usage))
+    }
+
+    fn usage(&self, usage: Usage) -> Completion {
+        self.completion(Vec::new(), Some(Some(usage)))
     }
 }
 
@@ -151,78 +164,24 @@ pub async fn complete(
     JsonBody(request): JsonBody<CompletionRequest>,
 ) -> Result<Response, ApiError> {
     let service = Arc::clone(app.ready()?);
-    request.check(service.name())?;
-    let stream = request.stream == Some(true);
-    let include_usage = request.stream_options.and_then(|o| o.include_usage).unwrap_or(false);
+    check_model(request.model.as_deref(), service.name())?;
+    request.check_best_of()?;
+    parameters::check(&request.rest, &parameters::COMPLETIONS)?;
+    let delivery = Delivery::new(request.stream, request.stream_options)?;
     let ask = request.into_ask()?;
-    let head = Completion {
-        id: format!("cmpl-{:016x}{:016x}", random(), random()),
-        object: "text_completion",
-        created: crate::service::unix_seconds(),
-        model: service.name().to_owned(),
-        choices: Vec::new(),
-        usage: None,
-    };
-    // Tokenizing a long prompt takes a while, and other connections must not wait for it.
-    let answers = tokio::task::spawn_blocking(move || service.answer(ask)).await.map_err(|error| {
-        tracing::error!(%error, "a request could not be prepared");
-        ApiError::Internal
-    })??;
-    if stream { sse::stream(head, answers, include_usage).await } else { whole(head, answers).await }
-}
-
-/// Fold the same events that a stream would send.
-async fn whole(mut head: Completion, answers: Answers) -> Result<Response, ApiError> {
-    let mut choices: Vec<CompletionChoice> =
-        (0..answers.streams.len()).map(|index| CompletionChoice::part(index, String::new())).collect();
-    let mut completion_tokens = 0;
-    let prompt_tokens = answers.prompt_tokens;
-    let mut events = answers.into_events();
-    while let Some((index, event)) = events.next().await {
-        let choice = &mut choices[index];
-        match event {
-            TextEvent::Admitted => {}
-            TextEvent::Block(text) => choice.text.push_str(&text),
-            TextEvent::Finished { text, reason, progress } => {
-                choice.text.push_str(&text);
-                choice.finish_reason = Some(finish_reason(reason));
-                choice.diffusion = Some(progress.into());
-                completion_tokens += progress.tokens;
-            }
-            TextEvent::Failed(error) => return Err(error.into()),
-        }
-    }
-    head.choices = choices;
-    head.usage = Some(Some(Usage::new(prompt_tokens, completion_tokens)));
-    Ok(Json(head).into_response())
+    let shape = Texts(Head::new("cmpl", &service));
+    answer::reply(service, ask, delivery, shape).await
 }
 
 impl CompletionRequest {
-    /// Whether this server can do what is asked, apart from ranges.
-    fn check(&self, served: &str) -> Result<(), ApiError> {
-        if let Some(model) = self.model.as_ref().filter(|model| *model != served) {
-            return Err(ApiError::UnknownModel(model.clone()));
+    fn check_best_of(&self) -> Result<(), ApiError> {
+        match self.best_of {
+            Some(best_of) if best_of != self.n.unwrap_or(1) => Err(ApiError::Unsupported {
+                param: "best_of".to_owned(),
+                reason: "every answer that is generated is sent",
+            }),
+            _ => Ok(()),
         }
-        let unsupported = [
-            ("best_of", self.best_of.is_some_and(|n| n != self.n.unwrap_or(1))),
-            ("echo", self.echo == Some(true)),
-            ("logprobs", self.logprobs.is_some()),
-            ("logit_bias", self.logit_bias.as_ref().is_some_and(|bias| !bias.is_empty())),
-            ("suffix", self.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty())),
-            ("top_p", self.top_p.is_some_and(|p| p != 1.0)),
-            ("presence_penalty", self.presence_penalty.is_some_and(|p| p != 0.0)),
-            ("frequency_penalty", self.frequency_penalty.is_some_and(|p| p != 0.0)),
-        ];
-        if let Some((param, _)) = unsupported.into_iter().find(|(_, asked)| *asked) {
-            return Err(ApiError::Unsupported(param));
-        }
-        if self.stream_options.is_some() && self.stream != Some(true) {
-            return Err(ApiError::invalid("stream_options", "is only allowed with stream = true"));
-        }
-        if !self.unknown.is_empty() {
-            tracing::debug!(fields = ?self.unknown.keys(), "unknown fields are ignored");
-        }
-        Ok(())
     }
 
     fn into_ask(self) -> Result<Ask, ApiError> {

@@ -33,7 +33,12 @@ pub enum ApiError {
         message: String,
     },
     /// A parameter of OpenAI's that this server cannot honor.
-    Unsupported(&'static str),
+    Unsupported {
+        /// `messages[0].role`.
+        param: String,
+        /// Why it cannot.
+        reason: &'static str,
+    },
     /// Prompt and answer do not fit.
     TooLong(String),
     /// No API key, or a wrong one.
@@ -90,6 +95,35 @@ pub enum ReadRefusals {
     /// The model or the path does not exist.
     #[response(status = 404)]
     NotFound(ErrorBody),
+    /// The model is still loading.
+    #[response(status = 503)]
+    ServiceUnavailable(ErrorBody),
+}
+
+/// The refusals of routes that tokenize, for the API's description.
+#[derive(Debug, IntoResponses)]
+pub enum TokenRefusals {
+    /// The JSON, the type or the value of a parameter is wrong.
+    #[response(status = 400)]
+    BadRequest(ErrorBody),
+    /// An API key is asked for, and none or a wrong one came.
+    #[response(status = 401)]
+    Unauthorized(ErrorBody),
+    /// The model or the path does not exist.
+    #[response(status = 404)]
+    NotFound(ErrorBody),
+    /// The body did not arrive in time.
+    #[response(status = 408)]
+    RequestTimeout(ErrorBody),
+    /// The body is too large.
+    #[response(status = 413)]
+    PayloadTooLarge(ErrorBody),
+    /// The content type is not JSON.
+    #[response(status = 415)]
+    UnsupportedMediaType(ErrorBody),
+    /// The server's fault.
+    #[response(status = 500)]
+    InternalServerError(ErrorBody),
     /// The model is still loading.
     #[response(status = 503)]
     ServiceUnavailable(ErrorBody),
@@ -162,9 +196,9 @@ impl ApiError {
             Self::Invalid { param, message } => {
                 (400, CLIENT, Some(param.clone()), Some("invalid_value"), format!("{param}: {message}"))
             }
-            Self::Unsupported(param) => {
-                let message = format!("{param} is not supported by this server; leave it out");
-                (400, CLIENT, Some(text(param)), Some("unsupported_parameter"), message)
+            Self::Unsupported { param, reason } => {
+                let message = format!("{param} is not supported: {reason}");
+                (400, CLIENT, Some(param.clone()), Some("unsupported_parameter"), message)
             }
             Self::TooLong(message) => (400, CLIENT, None, Some("context_length_exceeded"), message.clone()),
             Self::InvalidKey => {

@@ -1,15 +1,19 @@
 //! The HTTP side: OpenAI's API, to the field, and what operators need.
 
+pub mod answer;
 pub mod auth;
 pub mod body;
+pub mod chat;
 pub mod completion;
 pub mod error;
 pub mod models;
 pub mod ops;
+pub mod parameters;
 pub mod schema;
 pub mod serve;
 pub mod sse;
 mod stall;
+pub mod tokens;
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -88,6 +92,9 @@ struct Description;
 fn described(app: &Arc<App>) -> OpenApiRouter<Arc<App>> {
     let v1 = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(completion::complete))
+        .routes(routes!(chat::complete))
+        .routes(routes!(tokens::tokenize))
+        .routes(routes!(tokens::detokenize))
         .routes(routes!(models::list))
         .routes(routes!(models::describe))
         .route("/v1/models/{model}/{*rest}", get(models::describe_path))

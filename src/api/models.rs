@@ -32,6 +32,9 @@ pub struct Model {
     pub created: u64,
     /// Always `evotoken`.
     pub owned_by: &'static str,
+    /// Most tokens of a prompt and its answer together.
+    #[schema(minimum = 1)]
+    pub max_model_len: usize,
 }
 
 impl Model {
@@ -41,6 +44,7 @@ impl Model {
             object: "model",
             created: service.created(),
             owned_by: "evotoken",
+            max_model_len: service.max_tokens(),
         }
     }
 }

@@ -35,6 +35,46 @@ pub struct StreamOptions {
     pub include_usage: Option<bool>,
 }
 
+/// How a client wants its answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// In one body.
+    Whole,
+    /// As server-sent events.
+    Stream {
+        /// Whether `usage` comes last.
+        include_usage: bool,
+    },
+}
+
+impl Delivery {
+    /// From the request's two fields.
+    ///
+    /// # Errors
+    /// Options of a stream that is not asked for.
+    pub fn new(stream: Option<bool>, options: Option<StreamOptions>) -> Result<Self, ApiError> {
+        match (stream, options) {
+            (Some(true), options) => {
+                let include_usage = options.and_then(|options| options.include_usage).unwrap_or(false);
+                Ok(Self::Stream { include_usage })
+            }
+            (_, Some(_)) => Err(ApiError::invalid("stream_options", "is only allowed with stream = true")),
+            (_, None) => Ok(Self::Whole),
+        }
+    }
+}
+
+/// Whether the model asked for is the one that is served.
+///
+/// # Errors
+/// It is another one.
+pub fn check_model(asked: Option<&str>, served: &str) -> Result<(), ApiError> {
+    match asked {
+        Some(model) if model != served => Err(ApiError::UnknownModel(model.to_owned())),
+        _ => Ok(()),
+    }
+}
+
 /// How to denoise. What is left out comes from the server's settings, then the model's `generation_config.json`, then
 /// the defaults given here. Naming one of `steps`, `threshold` and `factor` drops the others' defaults.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]

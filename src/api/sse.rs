@@ -10,9 +10,9 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
-use super::completion::{Completion, CompletionChoice};
+use super::answer::{End, Piece, Shape};
 use super::error::ApiError;
-use super::schema::{Usage, finish_reason};
+use super::schema::Usage;
 use crate::service::{Answers, Events, TextEvent};
 
 /// A comment this often keeps proxies from cutting a connection on which a block takes long.
@@ -22,7 +22,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// The first answer could not even start.
-pub async fn stream(head: Completion, answers: Answers, include_usage: bool) -> Result<Response, ApiError> {
+pub async fn stream(shape: impl Shape, answers: Answers, include_usage: bool) -> Result<Response, ApiError> {
     let prompt_tokens = answers.prompt_tokens;
     let mut events = answers.into_events();
     let mut ready = VecDeque::new();
@@ -32,7 +32,7 @@ pub async fn stream(head: Completion, answers: Answers, include_usage: bool) -> 
     }
     let usage = Usage::new(prompt_tokens, 0);
     let chunks =
-        Chunks { head, events, seen: ready, usage, include_usage, ready: VecDeque::new(), over: false };
+        Chunks { shape, events, seen: ready, usage, include_usage, ready: VecDeque::new(), over: false };
     let body = stream::unfold(chunks, |mut chunks| async move {
         Some((Ok::<_, Infallible>(chunks.next().await?), chunks))
     });
@@ -43,8 +43,8 @@ pub async fn stream(head: Completion, answers: Answers, include_usage: bool) -> 
     Ok(response)
 }
 
-struct Chunks {
-    head: Completion,
+struct Chunks<S> {
+    shape: S,
     events: Events,
     /// Events read before the reply began.
     seen: VecDeque<(usize, TextEvent)>,
@@ -54,7 +54,7 @@ struct Chunks {
     over: bool,
 }
 
-impl Chunks {
+impl<S: Shape> Chunks<S> {
     async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -76,16 +76,12 @@ impl Chunks {
 
     fn take(&mut self, index: usize, event: TextEvent) {
         match event {
-            TextEvent::Admitted => {}
-            TextEvent::Block(text) => self.push_choice(CompletionChoice::part(index, text)),
+            TextEvent::Admitted => self.push_piece(index, Piece::Opened),
+            TextEvent::Block(text) => self.push_piece(index, Piece::Text(text)),
             TextEvent::Finished { text, reason, progress } => {
                 self.usage =
                     Usage::new(self.usage.prompt_tokens, self.usage.completion_tokens + progress.tokens);
-                self.push_choice(CompletionChoice {
-                    finish_reason: Some(finish_reason(reason)),
-                    diffusion: Some(progress.into()),
-                    ..CompletionChoice::part(index, text)
-                });
+                self.push_piece(index, Piece::Ended(text, End::new(reason, progress)));
             }
             TextEvent::Failed(error) => {
                 let (_, body) = ApiError::from(error).reply();
@@ -99,17 +95,17 @@ impl Chunks {
 
     fn end(&mut self) {
         if self.include_usage {
-            let last = Completion { usage: Some(Some(self.usage)), ..self.head.clone() };
+            let last = self.shape.usage(self.usage);
             self.push(&last);
         }
         self.ready.push_back(Event::default().data("[DONE]"));
         self.over = true;
     }
 
-    fn push_choice(&mut self, choice: CompletionChoice) {
-        let usage = self.include_usage.then_some(None);
-        let chunk = Completion { choices: vec![choice], usage, ..self.head.clone() };
-        self.push(&chunk);
+    fn push_piece(&mut self, index: usize, piece: Piece) {
+        if let Some(chunk) = self.shape.piece(index, piece, self.include_usage.then_some(None)) {
+            self.push(&chunk);
+        }
     }
 
     fn push(&mut self, data: &impl Serialize) {

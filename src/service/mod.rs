@@ -4,6 +4,7 @@ pub mod defaults;
 pub mod request;
 pub mod stop;
 pub mod stream;
+mod tokens;
 
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
@@ -15,14 +16,20 @@ use tokio_stream::StreamMap;
 
 pub use defaults::GenerationDefaults;
 pub use stream::{TextEvent, TextStream};
+pub use tokens::Source;
 
 use crate::decode::DecodeOptions;
 use crate::engine::{EngineHandle, SequenceError, SubmitError};
 use crate::text::Tokenizer;
+use crate::text::chat_template::{ChatTemplate, Ending, Message};
 use request::{Draft, GenerateRequest, Limits, RequestError};
 
 /// Room for an answer when neither the client nor the model says, in tokens: OpenAI's default.
 const DEFAULT_MAX_TOKENS: usize = 16;
+
+/// The same for a turn of a conversation, where nobody expects to be cut off after 16 tokens. A canvas costs its whole
+/// length in every refresh, so it is not simply all that fits.
+const DEFAULT_TURN_TOKENS: usize = 256;
 
 /// What a service is made of.
 #[derive(Debug)]
@@ -49,6 +56,7 @@ pub struct ServiceParts {
 #[derive(Debug)]
 pub struct Service {
     parts: ServiceParts,
+    template: Option<ChatTemplate>,
     created: u64,
 }
 
@@ -59,6 +67,17 @@ pub enum Prompts {
     Texts(Vec<String>),
     /// Tokenized by the client, used as they are.
     Ids(Vec<Vec<u32>>),
+    /// One conversation, which the model's template makes a prompt of.
+    Chat(Chat),
+}
+
+/// A conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chat {
+    /// The turns so far, at least one.
+    pub messages: Vec<Message>,
+    /// What the answer begins with.
+    pub ending: Ending,
 }
 
 /// What a client asks for, with everything it left open as `None`.
@@ -116,7 +135,13 @@ pub enum AskError {
 impl Service {
     /// Put a service together.
     pub fn new(parts: ServiceParts) -> Self {
-        Self { parts, created: unix_seconds() }
+        Self { parts, template: None, created: unix_seconds() }
+    }
+
+    /// With the model's chat template, if it has one.
+    #[must_use]
+    pub fn with_chat_template(self, template: Option<ChatTemplate>) -> Self {
+        Self { template, ..self }
     }
 
     /// What clients call the model.
@@ -171,7 +196,12 @@ impl Service {
     fn requests(&self, ask: Ask) -> Result<(usize, Vec<GenerateRequest>), RequestError> {
         let ServiceParts { limits, defaults, .. } = &self.parts;
         self.check_choices(&ask)?;
+        let usual = defaults.max_new_tokens.unwrap_or(match ask.prompts {
+            Prompts::Chat(_) => DEFAULT_TURN_TOKENS,
+            Prompts::Texts(_) | Prompts::Ids(_) => DEFAULT_MAX_TOKENS,
+        });
         let prompts = match ask.prompts {
+            Prompts::Chat(chat) => vec![self.encode_chat(&chat)?],
             Prompts::Texts(texts) => texts.iter().map(|text| self.encode(text)).collect::<Result<_, _>>()?,
             Prompts::Ids(ids) => ids,
         };
@@ -183,7 +213,6 @@ impl Service {
         let mut requests = Vec::with_capacity(prompts.len() * ask.choices);
         for prompt in prompts {
             let room = limits.max_canvas.saturating_sub(prompt.len()).min(limits.max_new_tokens);
-            let usual = defaults.max_new_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
             let max_tokens = ask.max_tokens.unwrap_or(usual.min(room).max(1));
             for _ in 0..ask.choices {
                 let choice = u32::try_from(requests.len()).expect("max_choices bounds the choices");
@@ -207,6 +236,7 @@ impl Service {
         let prompts = match &ask.prompts {
             Prompts::Texts(texts) => texts.len(),
             Prompts::Ids(ids) => ids.len(),
+            Prompts::Chat(_) => 1,
         };
         if prompts == 0 {
             return Err(RequestError::invalid("prompt", "must hold at least one prompt"));
@@ -230,15 +260,39 @@ impl Service {
         if text.is_empty() {
             return Err(RequestError::invalid("prompt", "must not be empty"));
         }
+        self.check_bytes(text)?;
+        self.parts.tokenizer.encode(text).map_err(|e| RequestError::invalid("prompt", e.to_string()))
+    }
+
+    fn encode_chat(&self, chat: &Chat) -> Result<Vec<u32>, RequestError> {
+        let text = self.render(chat)?;
+        self.check_bytes(&text)?;
+        let ids = self.parts.tokenizer.encode_rendered(&text);
+        ids.map_err(|error| RequestError::invalid("messages", error.to_string()))
+    }
+
+    /// What the model's template makes of a conversation.
+    fn render(&self, chat: &Chat) -> Result<String, RequestError> {
+        let unusable = |reason: String| RequestError::invalid("messages", reason);
+        let Some(template) = &self.template else {
+            let name = self.name();
+            return Err(unusable(format!(
+                "the model {name} has no chat template; /v1/completions needs none"
+            )));
+        };
+        template.render_to(&chat.messages, chat.ending).map_err(|error| unusable(error.to_string()))
+    }
+
+    /// Megabytes take seconds to tokenize, only to be refused.
+    fn check_bytes(&self, text: &str) -> Result<(), RequestError> {
         let limits = &self.parts.limits;
         let tokens = limits.max_prompt_tokens.min(limits.max_canvas);
-        // Megabytes take seconds to tokenize, only to be refused.
         if text.len() > tokens.saturating_mul(self.parts.tokenizer.longest_token()) {
             let message =
                 format!("the prompt has {} bytes, which is more than {tokens} tokens hold", text.len());
             return Err(RequestError::TooLong { message });
         }
-        self.parts.tokenizer.encode(text).map_err(|e| RequestError::invalid("prompt", e.to_string()))
+        Ok(())
     }
 }
 

@@ -38,6 +38,17 @@ impl Message {
     }
 }
 
+/// How the text of a conversation ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// With the beginning of the model's next turn.
+    NextTurn,
+    /// Behind the last message.
+    Closed,
+    /// Within the last message, at its end: whatever the template puts behind a message is left out.
+    Open,
+}
+
 /// Why messages could not be turned into a prompt.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatTemplateError {
@@ -55,6 +66,9 @@ pub enum ChatTemplateError {
     /// The template does not accept these messages: what it says about them.
     #[error("the chat template refuses the messages: {0}")]
     Refused(String),
+    /// The template does not show the last message, which was to be continued.
+    #[error("the chat template leaves out the last message, so it cannot be continued")]
+    LastLeftOut,
     /// The template failed.
     #[error("the chat template failed: {0}")]
     Failed(String),
@@ -73,6 +87,10 @@ pub struct ChatTemplate {
 const NAME: &str = "chat_template";
 const FILE: &str = "chat_template.jinja";
 const CONFIG: &str = "tokenizer_config.json";
+
+/// Put behind a message to find its end in the text; of private characters, which no template changes. The space tells
+/// whether the template trims what it shows.
+const MARK: &str = "\u{F8FE}\u{F8FF} ";
 
 /// What a template passed to `raise_exception`.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +118,17 @@ impl ChatTemplate {
             },
         };
         Self::new(text, special_tokens(&config)).map_err(|e| unusable(file, e))
+    }
+
+    /// As [`Self::load`], for a model that may have none.
+    ///
+    /// # Errors
+    /// The template cannot be read or parsed.
+    pub fn find(source: &ModelSource) -> Result<Option<Self>, ChatTemplateError> {
+        match Self::load(source) {
+            Err(ChatTemplateError::Missing(_)) => Ok(None),
+            loaded => loaded.map(Some),
+        }
     }
 
     fn new(text: String, tokens: Vec<(String, String)>) -> Result<Self, Error> {
@@ -135,6 +164,28 @@ impl ChatTemplate {
         };
         let template = self.environment.get_template(NAME).expect("the constructor added it");
         template.render(variables).map_err(|error| refusal(&error))
+    }
+
+    /// As [`Self::render`], with the wanted ending.
+    ///
+    /// # Errors
+    /// The template refuses the messages, fails, or does not show the message to be continued.
+    pub fn render_to(&self, messages: &[Message], ending: Ending) -> Result<String, ChatTemplateError> {
+        if ending != Ending::Open {
+            return self.render(messages, ending == Ending::NextTurn);
+        }
+        let mut marked = messages.to_vec();
+        if let Some(last) = marked.last_mut() {
+            last.content.push_str(MARK);
+        }
+        let mut text = self.render(&marked, false)?;
+        let end = text.rfind(MARK.trim_end()).ok_or(ChatTemplateError::LastLeftOut)?;
+        let trims = !text[end..].starts_with(MARK);
+        text.truncate(end);
+        if trims {
+            text.truncate(text.trim_end().len());
+        }
+        Ok(text)
     }
 }
 

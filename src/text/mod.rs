@@ -85,10 +85,24 @@ impl Tokenizer {
 
     /// The text of token ids, without special tokens.
     pub fn decode(&self, ids: &[u32]) -> String {
-        self.inner.decode(ids, true).unwrap_or_else(|error| {
+        self.text(ids, true)
+    }
+
+    /// The text of token ids, special tokens included.
+    pub fn decode_with_special(&self, ids: &[u32]) -> String {
+        self.text(ids, false)
+    }
+
+    fn text(&self, ids: &[u32], skip_special: bool) -> String {
+        self.inner.decode(ids, skip_special).unwrap_or_else(|error| {
             tracing::error!(%error, "a decoder failed");
             String::new()
         })
+    }
+
+    /// How the vocabulary spells a token.
+    pub fn name(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
     }
 
     /// How many of the last tokens may read differently once more tokens follow: a run of byte tokens is decoded as a

@@ -1,5 +1,6 @@
 //! The whole server over a scripted model: router, service, engine, text.
 
+mod chat;
 mod completions;
 mod connections;
 mod description;
@@ -7,6 +8,7 @@ mod ends;
 mod fake;
 mod operations;
 mod refusals;
+mod tokens;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +20,11 @@ use evotoken::api::{self, App};
 use evotoken::config::Settings;
 use evotoken::decode::Attention;
 use evotoken::engine::{self, EngineHandle, ModelInfo};
+use evotoken::model::ModelSource;
 use evotoken::service::request::Limits;
 use evotoken::service::{GenerationDefaults, Service, ServiceParts};
 use evotoken::telemetry::Metrics;
+use evotoken::text::chat_template::ChatTemplate;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -45,9 +49,15 @@ struct Reply {
 struct Plan {
     settings: Settings,
     defaults: GenerationDefaults,
+    template: Option<&'static str>,
     timeout: Option<Duration>,
     loaded: bool,
 }
+
+/// Roles in brackets, trimmed contents; some messages are refused.
+const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}\
+    {% if m.content is startingwith('refuse') %}{{ raise_exception('no') }}{% endif %}\
+    [{{ m.role }}]{{ m.content | trim }};{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
 
 impl Default for Plan {
     fn default() -> Self {
@@ -55,7 +65,8 @@ impl Default for Plan {
         settings.decode.block_length = Some(4);
         settings.limits.max_prompt_tokens = 100;
         settings.limits.max_new_tokens = 90;
-        Self { settings, defaults: GenerationDefaults::default(), timeout: None, loaded: true }
+        let defaults = GenerationDefaults::default();
+        Self { settings, defaults, template: Some(TEMPLATE), timeout: None, loaded: true }
     }
 }
 
@@ -67,7 +78,7 @@ impl Plan {
     }
 
     fn start(self) -> Server {
-        let Self { settings, defaults, timeout, loaded } = self;
+        let Self { settings, defaults, template, timeout, loaded } = self;
         let metrics = Arc::new(Metrics::new());
         let info = ModelInfo { mask_id: fake::MASK, eos_ids: vec![fake::EOS], attention: Attention::Full };
         let backend = fake::FakeBackend::default();
@@ -94,10 +105,18 @@ impl Plan {
         });
         let app = Arc::new(App::new(settings.server, metrics.clone()));
         if loaded {
-            app.open(service);
+            app.open(service.with_chat_template(template.map(chat_template)));
         }
         Server { router: api::router(app.clone()), app, engine, metrics }
     }
+}
+
+/// A model's template, read as every model's is.
+fn chat_template(text: &str) -> ChatTemplate {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = json!({"bos_token": "<bos>", "chat_template": text}).to_string();
+    std::fs::write(folder.path().join("tokenizer_config.json"), config).expect("a file");
+    ChatTemplate::load(&ModelSource::folder(folder.path())).expect("a template")
 }
 
 /// A server with the usual plan.
@@ -118,8 +137,13 @@ impl Server {
         self.send(Request::get(path).body(Body::empty()).expect("a valid request")).await
     }
 
+    async fn post(&self, path: &str, body: &Value) -> Reply {
+        let request = Request::post(path).header("content-type", "application/json");
+        self.send(request.body(Body::from(body.to_string())).expect("a valid request")).await
+    }
+
     async fn complete(&self, body: Value) -> Reply {
-        self.send(completion(body.to_string())).await
+        self.post("/v1/completions", &body).await
     }
 
     /// A successful completion's body.

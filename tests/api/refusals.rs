@@ -122,6 +122,15 @@ async fn parameters_that_cannot_be_honored() {
         ("top_p", json!(0.9)),
         ("presence_penalty", json!(0.5)),
         ("frequency_penalty", json!(-0.5)),
+        ("repetition_penalty", json!(1.1)),
+        ("top_k", json!(5)),
+        ("min_p", json!(0.1)),
+        ("min_tokens", json!(2)),
+        ("ignore_eos", json!(true)),
+        ("use_beam_search", json!(true)),
+        ("prompt_logprobs", json!(0)),
+        ("guided_choice", json!(["a", "b"])),
+        ("structured_outputs", json!({"regex": "a+"})),
     ] {
         let reply = server.complete(json!({"prompt": "a", param: value})).await;
         client_error(&reply, json!(param), json!("unsupported_parameter"));

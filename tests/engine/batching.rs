@@ -29,9 +29,9 @@ fn backend() -> CandleBackend {
 
 /// The same model, with a LoRA or without.
 fn adapted(adapter: bool) -> CandleBackend {
-    let adapter = adapter.then(|| fixture("llada-tiny-lora/adapter"));
+    let adapter = adapter.then(|| ModelSource::folder(fixture("llada-tiny-lora/adapter")));
     let source = ModelSource::folder(fixture("llada-tiny-lora"));
-    CandleBackend::load(&source, adapter.as_deref(), DeviceChoice::Cpu).unwrap()
+    CandleBackend::load(&source, adapter.as_ref(), DeviceChoice::Cpu).unwrap()
 }
 
 fn engine(adapter: bool, slots: usize, rows_per_tick: usize) -> EngineHandle {

@@ -1,0 +1,129 @@
+//! The one way from a request to its reply: the endpoints that generate differ only in the shape of what they send.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
+use serde::Serialize;
+
+use super::error::ApiError;
+use super::schema::{Delivery, DiffusionReport, Usage, finish_reason};
+use super::sse;
+use crate::engine::{FinishReason, Progress};
+use crate::service::{Answers, Ask, Service, TextEvent, random, unix_seconds};
+
+/// What all bodies and chunks of one reply have in common.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// `cmpl-…` or `chatcmpl-…`.
+    pub id: String,
+    /// When the request was taken, in Unix seconds.
+    pub created: u64,
+    /// The model that answers.
+    pub model: String,
+}
+
+impl Head {
+    /// A new reply of `service`, its id beginning with `kind`.
+    pub fn new(kind: &str, service: &Service) -> Self {
+        let id = format!("{kind}-{:016x}{:016x}", random(), random());
+        Self { id, created: unix_seconds(), model: service.name().to_owned() }
+    }
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct End {
+    /// OpenAI's word for why.
+    pub finish_reason: &'static str,
+    /// What the answer cost.
+    pub diffusion: DiffusionReport,
+}
+
+impl End {
+    /// From the engine's words.
+    pub fn new(reason: FinishReason, progress: Progress) -> Self {
+        Self { finish_reason: finish_reason(reason), diffusion: progress.into() }
+    }
+}
+
+/// What a stream tells of one answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Piece {
+    /// It runs; there is no text yet.
+    Opened,
+    /// What came to its text.
+    Text(String),
+    /// The last of its text, and how it ended.
+    Ended(String, End),
+}
+
+/// A whole answer.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Answer {
+    /// Its text.
+    pub text: String,
+    /// How it ended.
+    pub end: Option<End>,
+}
+
+/// What the replies of an endpoint look like.
+pub trait Shape: Send + 'static {
+    /// The body of a reply that is no stream.
+    type Whole: Serialize;
+    /// The data of one event of a stream.
+    type Chunk: Serialize;
+
+    /// All answers, in the order of the choices.
+    fn whole(self, answers: Vec<Answer>, usage: Usage) -> Self::Whole;
+
+    /// A piece of answer `index`, if it is worth an event. `usage`: `None` leaves the field out.
+    fn piece(&self, index: usize, piece: Piece, usage: Option<Option<Usage>>) -> Option<Self::Chunk>;
+
+    /// The chunk with the usage and no choices.
+    fn usage(&self, usage: Usage) -> Self::Chunk;
+}
+
+/// Put a request to the model and reply in the wanted way.
+///
+/// # Errors
+/// The request was not taken, or failed before the reply began.
+pub async fn reply(
+    service: Arc<Service>,
+    ask: Ask,
+    delivery: Delivery,
+    shape: impl Shape,
+) -> Result<Response, ApiError> {
+    // Tokenizing a long prompt takes a while, and other connections must not wait for it.
+    let answers = tokio::task::spawn_blocking(move || service.answer(ask)).await.map_err(|error| {
+        tracing::error!(%error, "a request could not be prepared");
+        ApiError::Internal
+    })??;
+    match delivery {
+        Delivery::Whole => whole(shape, answers).await,
+        Delivery::Stream { include_usage } => sse::stream(shape, answers, include_usage).await,
+    }
+}
+
+/// Fold the same events that a stream would send.
+async fn whole(shape: impl Shape, answers: Answers) -> Result<Response, ApiError> {
+    let mut found = vec![Answer::default(); answers.streams.len()];
+    let mut completion_tokens = 0;
+    let prompt_tokens = answers.prompt_tokens;
+    let mut events = answers.into_events();
+    while let Some((index, event)) = events.next().await {
+        let answer = &mut found[index];
+        match event {
+            TextEvent::Admitted => {}
+            TextEvent::Block(text) => answer.text.push_str(&text),
+            TextEvent::Finished { text, reason, progress } => {
+                answer.text.push_str(&text);
+                answer.end = Some(End::new(reason, progress));
+                completion_tokens += progress.tokens;
+            }
+            TextEvent::Failed(error) => return Err(error.into()),
+        }
+    }
+    Ok(Json(shape.whole(found, Usage::new(prompt_tokens, completion_tokens))).into_response())
+}

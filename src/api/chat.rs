@@ -1,0 +1,363 @@
+//! `POST /v1/chat/completions`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::answer::{self, Answer, End, Head, Piece, Shape};
+use super::error::{ApiError, Refusals};
+use super::schema::{
+    Delivery, DiffusionOptions, DiffusionReport, Stop, StreamOptions, Usage, check_model, count,
+};
+use super::{App, JsonBody, parameters};
+use crate::service::{Ask, Chat, Prompts};
+use crate::text::chat_template::{Ending, Message};
+
+/// What is said in a message.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "expected a string or an array of text parts")]
+pub enum Content {
+    /// One text.
+    Text(String),
+    /// Several texts; a line break goes between them.
+    Parts(Vec<ContentPart>),
+}
+
+/// A part of what is said.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
+pub struct ContentPart {
+    /// Only `text`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The text.
+    #[schema(required = true, nullable = false)]
+    pub text: Option<String>,
+}
+
+/// One turn of the conversation.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+pub struct ChatMessage {
+    /// `system`, `developer` (the same), `user` or `assistant`.
+    #[schema(required = true, nullable = false)]
+    pub role: Option<String>,
+    /// What is said. Must be given.
+    #[schema(required = true, nullable = false)]
+    pub content: Option<Content>,
+}
+
+/// A request for the next turn of a conversation. `null` means the same as leaving a field out; unknown fields are
+/// ignored. Parameters of OpenAI's that are not listed here are refused unless their value asks for nothing.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[schema(example = json!({"messages": [{"role": "user", "content": "Numbers: [30, 100, 93]\nTarget: 23"}]}))]
+pub struct ChatCompletionRequest {
+    /// Which model; left out: the one that is served.
+    pub model: Option<String>,
+    /// The conversation so far, at least one message; the model's own chat template makes a prompt of it.
+    #[schema(required = true, nullable = false)]
+    pub messages: Option<Vec<ChatMessage>>,
+    /// Room for each answer, in tokens. Left out: what the model recommends, else as much as fits, up to 256.
+    #[schema(minimum = 1)]
+    pub max_completion_tokens: Option<i64>,
+    /// The older name of `max_completion_tokens`, which goes before it.
+    #[schema(minimum = 1)]
+    pub max_tokens: Option<i64>,
+    /// Randomness of the guesses; 0 takes the most probable tokens. Left out: what the model recommends, else 0.
+    #[schema(minimum = 0, maximum = 2)]
+    pub temperature: Option<f64>,
+    /// Key of the randomness: the same seed gives the same answers. Left out: a random one.
+    pub seed: Option<i64>,
+    /// Up to 4 strings (the server's setting) that end an answer; they are not part of it.
+    pub stop: Option<Stop>,
+    /// Answers; limited by the server.
+    #[schema(minimum = 1, default = 1)]
+    pub n: Option<i64>,
+    /// Send text as server-sent events, one per finished block.
+    #[schema(default = false)]
+    pub stream: Option<bool>,
+    /// Only with `stream`.
+    pub stream_options: Option<StreamOptions>,
+    /// How to denoise.
+    pub diffusion: Option<DiffusionOptions>,
+    /// Begin the model's turn behind the last message.
+    #[schema(default = true)]
+    pub add_generation_prompt: Option<bool>,
+    /// Leave the last message open, so that the answer goes on where it ends. Needs `add_generation_prompt` = false.
+    #[schema(default = false)]
+    pub continue_final_message: Option<bool>,
+    /// Parameters that are refused or have no effect.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    pub rest: BTreeMap<String, Value>,
+}
+
+/// Whole answers.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ChatCompletion {
+    /// Of this reply alone.
+    #[schema(example = "chatcmpl-0f3b62a7c1d94e58a6b7c8d9e0f1a2b3")]
+    pub id: String,
+    /// Always `chat.completion`.
+    pub object: &'static str,
+    /// When the request was taken, in Unix seconds.
+    #[schema(minimum = 0)]
+    pub created: u64,
+    /// The model that answered.
+    pub model: String,
+    /// The answers.
+    pub choices: Vec<ChatChoice>,
+    /// Tokens in and out.
+    pub usage: Usage,
+}
+
+/// One answer.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ChatChoice {
+    /// Which answer, from 0.
+    #[schema(minimum = 0)]
+    pub index: usize,
+    /// What the model says.
+    pub message: ChatAnswer,
+    /// `stop` (end-of-text or a stop string) or `length`.
+    pub finish_reason: Option<&'static str>,
+    /// Always null.
+    #[schema(value_type = Option<Object>)]
+    pub logprobs: (),
+    /// What the answer cost.
+    pub diffusion: Option<DiffusionReport>,
+}
+
+/// What the model says.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ChatAnswer {
+    /// Always `assistant`.
+    pub role: &'static str,
+    /// The text.
+    pub content: String,
+    /// Always null.
+    #[schema(value_type = Option<String>)]
+    pub refusal: (),
+}
+
+/// A part of the answers.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ChatCompletionChunk {
+    /// The same on all chunks of a stream.
+    #[schema(example = "chatcmpl-0f3b62a7c1d94e58a6b7c8d9e0f1a2b3")]
+    pub id: String,
+    /// Always `chat.completion.chunk`.
+    pub object: &'static str,
+    /// When the request was taken, in Unix seconds.
+    #[schema(minimum = 0)]
+    pub created: u64,
+    /// The model that answers.
+    pub model: String,
+    /// One choice; the usage chunk has none.
+    pub choices: Vec<ChatChunkChoice>,
+    /// Tokens in and out, only if asked for: null but on the last chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Usage>)]
+    pub usage: Option<Option<Usage>>,
+}
+
+/// A part of one answer.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ChatChunkChoice {
+    /// Which answer, from 0.
+    #[schema(minimum = 0)]
+    pub index: usize,
+    /// What came to it.
+    pub delta: ChatDelta,
+    /// `stop` (end-of-text or a stop string) or `length`; null while the answer goes on.
+    pub finish_reason: Option<&'static str>,
+    /// Always null.
+    #[schema(value_type = Option<Object>)]
+    pub logprobs: (),
+    /// What the answer cost, on the chunk with `finish_reason`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diffusion: Option<DiffusionReport>,
+}
+
+/// What came to an answer.
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
+pub struct ChatDelta {
+    /// `assistant`, on an answer's first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<&'static str>,
+    /// Text that will not change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+}
+
+/// Replies of this endpoint.
+struct Turns(Head);
+
+impl Turns {
+    fn chunk(&self, choices: Vec<ChatChunkChoice>, usage: Option<Option<Usage>>) -> ChatCompletionChunk {
+        let Head { id, created, model } = self.0.clone();
+        ChatCompletionChunk { id, object: "chat.completion.chunk", created, model, choices, usage }
+    }
+}
+
+impl Shape for Turns {
+    type Whole = ChatCompletion;
+    type Chunk = ChatCompletionChunk;
+
+    fn whole(self, answers: Vec<Answer>, usage: Usage) -> ChatCompletion {
+        let choice = |(index, answer): (usize, Answer)| ChatChoice {
+            index,
+            message: ChatAnswer { role: "assistant", content: answer.text, refusal: () },
+            finish_reason: answer.end.map(|end| end.finish_reason),
+            logprobs: (),
+            diffusion: answer.end.map(|end| end.diffusion),
+        };
+        let choices = answers.into_iter().enumerate().map(choice).collect();
+        let Head { id, created, model } = self.0;
+        ChatCompletion { id, object: "chat.completion", created, model, choices, usage }
+    }
+
+    fn piece(&self, index: usize, piece: Piece, usage: Option<Option<Usage>>) -> Option<ChatCompletionChunk> {
+        let (delta, end): (ChatDelta, Option<End>) = match piece {
+            Piece::Opened => (ChatDelta { role: Some("assistant"), content: Some(String::new()) }, None),
+            Piece::Text(text) => (ChatDelta { role: None, content: Some(text) }, None),
+            Piece::Ended(text, end) => {
+                let content = Some(text).filter(|text| !text.is_empty());
+                (ChatDelta { role: None, content }, Some(end))
+            }
+        };
+        let choice = ChatChunkChoice {
+            index,
+            delta,
+            finish_reason: end.map(|end| end.finish_reason),
+            logprobs: (),
+            diffusion: end.map(|end| end.diffusion),
+        };
+        Some(self.chunk(vec![choice], usage))
+    }
+
+    fn usage(&self, usage: Usage) -> ChatCompletionChunk {
+        self.chunk(Vec::new(), Some(Some(usage)))
+    }
+}
+
+/// Continue a conversation. With `stream` the reply is a stream of server-sent events: per answer one chunk with the role,
+/// one per finished block, one with `finish_reason`; then one with `usage` if asked for, then `[DONE]`. An error after the
+/// first event is an event with the error body, and no `[DONE]` follows.
+#[utoipa::path(post, path = "/v1/chat/completions", tag = "OpenAI", operation_id = "createChatCompletion",
+    security((), ("bearer" = [])), request_body = ChatCompletionRequest, responses(
+    (status = 200, description = "The model's turns.",
+     content((ChatCompletion = "application/json"), (ChatCompletionChunk = "text/event-stream"))),
+    Refusals))]
+pub async fn complete(
+    State(app): State<Arc<App>>,
+    JsonBody(request): JsonBody<ChatCompletionRequest>,
+) -> Result<Response, ApiError> {
+    let service = Arc::clone(app.ready()?);
+    check_model(request.model.as_deref(), service.name())?;
+    parameters::check(&request.rest, &parameters::CHAT)?;
+    let delivery = Delivery::new(request.stream, request.stream_options)?;
+    let newer = request.max_completion_tokens.is_some();
+    let ask = request.into_ask()?;
+    let shape = Turns(Head::new("chatcmpl", &service));
+    answer::reply(service, ask, delivery, shape).await.map_err(|error| in_chat_s_words(error, newer))
+}
+
+/// Below this layer all requests have a `prompt` and `max_tokens`.
+fn in_chat_s_words(error: ApiError, newer: bool) -> ApiError {
+    match error {
+        ApiError::Invalid { param, message } => {
+            let param = match param.as_str() {
+                "prompt" => "messages".to_owned(),
+                "max_tokens" if newer => "max_completion_tokens".to_owned(),
+                _ => param,
+            };
+            ApiError::Invalid { param, message }
+        }
+        other => other,
+    }
+}
+
+/// A conversation as a client sends it.
+///
+/// # Errors
+/// The first message that is unusable or unsupported, by its path, or an ending that contradicts itself.
+pub fn conversation(
+    messages: Vec<ChatMessage>,
+    add_generation_prompt: Option<bool>,
+    continue_final_message: Option<bool>,
+) -> Result<Chat, ApiError> {
+    if messages.is_empty() {
+        return Err(ApiError::invalid("messages", "must hold at least one message"));
+    }
+    let ending = match (add_generation_prompt.unwrap_or(true), continue_final_message) {
+        (true, Some(true)) => {
+            let message = "needs add_generation_prompt = false: one turn cannot be open and another begin";
+            return Err(ApiError::invalid("continue_final_message", message));
+        }
+        (false, Some(true)) => Ending::Open,
+        (true, _) => Ending::NextTurn,
+        (false, _) => Ending::Closed,
+    };
+    let messages = messages.into_iter().enumerate().map(|(at, message)| message.into_message(at));
+    Ok(Chat { messages: messages.collect::<Result<_, _>>()?, ending })
+}
+
+impl ChatCompletionRequest {
+    fn into_ask(self) -> Result<Ask, ApiError> {
+        let messages = self.messages.ok_or_else(|| ApiError::invalid("messages", "must be given"))?;
+        let chat = conversation(messages, self.add_generation_prompt, self.continue_final_message)?;
+        let newer = count("max_completion_tokens", self.max_completion_tokens)?;
+        let older = count("max_tokens", self.max_tokens)?;
+        Ok(Ask {
+            prompts: Prompts::Chat(chat),
+            choices: count("n", self.n)?.unwrap_or(1),
+            max_tokens: newer.or(older),
+            temperature: self.temperature,
+            seed: self.seed.map(i64::cast_unsigned),
+            stop: self.stop.map_or_else(Vec::new, Stop::into_vec),
+            decode: self.diffusion.unwrap_or_default().into_options()?,
+        })
+    }
+}
+
+impl ChatMessage {
+    /// Message number `at` as templates know it.
+    fn into_message(self, at: usize) -> Result<Message, ApiError> {
+        let place = |field: &str| format!("messages[{at}].{field}");
+        let role = match self.role.as_deref() {
+            // OpenAI renamed it; no template knows the new name.
+            Some("system" | "developer") => "system",
+            Some("user") => "user",
+            Some("assistant") => "assistant",
+            Some("tool" | "function") => {
+                let reason = "the models served here call no tools";
+                return Err(ApiError::Unsupported { param: place("role"), reason });
+            }
+            _ => {
+                let message = "must be `system`, `developer`, `user` or `assistant`";
+                return Err(ApiError::invalid(place("role"), message));
+            }
+        };
+        let content = match self.content {
+            None => return Err(ApiError::invalid(place("content"), "must be given")),
+            Some(Content::Text(text)) => text,
+            Some(Content::Parts(parts)) => {
+                let mut texts = Vec::with_capacity(parts.len());
+                for (number, part) in parts.into_iter().enumerate() {
+                    let place = |field: &str| format!("messages[{at}].content[{number}].{field}");
+                    if part.kind != "text" {
+                        let reason = "the models served here read text only";
+                        return Err(ApiError::Unsupported { param: place("type"), reason });
+                    }
+                    texts.push(part.text.ok_or_else(|| ApiError::invalid(place("text"), "must be given"))?);
+                }
+                texts.join("\n")
+            }
+        };
+        Ok(Message { role: role.to_owned(), content })
+    }
+}

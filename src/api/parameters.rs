@@ -1,0 +1,126 @@
+//! OpenAI's parameters, and vLLM's beside them, that would change an answer and that this server cannot honour: they are
+//! refused with the reason, unless their value asks for nothing. `docs/api.md` lists every parameter.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::error::ApiError;
+
+/// A parameter that is refused.
+#[derive(Debug, Clone, Copy)]
+pub struct Refused {
+    name: &'static str,
+    /// Values that ask for nothing, beside `null`.
+    neutral: Neutral,
+    reason: &'static str,
+}
+
+/// Values of a parameter that ask for nothing.
+#[derive(Debug, Clone, Copy)]
+enum Neutral {
+    /// This number.
+    Number(f64),
+    /// 0 and -1.
+    Off,
+    /// `false`.
+    False,
+    /// An empty string, array or object.
+    Empty,
+    /// One of these strings.
+    Words(&'static [&'static str]),
+    /// An object whose `type` is `text`.
+    TextFormat,
+    /// The array of `text` alone.
+    TextOnly,
+    /// None.
+    Never,
+}
+
+impl Neutral {
+    fn holds(self, value: &Value) -> bool {
+        match (self, value) {
+            (_, Value::Null) | (Self::False, Value::Bool(false)) => true,
+            (Self::Number(neutral), Value::Number(number)) => number.as_f64() == Some(neutral),
+            (Self::Off, Value::Number(number)) => matches!(number.as_i64(), Some(0 | -1)),
+            (Self::Empty, Value::String(text)) => text.is_empty(),
+            (Self::Empty, Value::Array(items)) => items.is_empty(),
+            (Self::Empty, Value::Object(fields)) => fields.is_empty(),
+            (Self::Words(words), Value::String(text)) => words.contains(&text.as_str()),
+            (Self::TextFormat, Value::Object(fields)) => {
+                fields.get("type").is_some_and(|kind| kind == "text")
+            }
+            (Self::TextOnly, Value::Array(items)) => items.as_slice() == ["text"],
+            _ => false,
+        }
+    }
+}
+
+const fn refused(name: &'static str, neutral: Neutral, reason: &'static str) -> Refused {
+    Refused { name, neutral, reason }
+}
+
+const PENALTY: &str =
+    "positions are decided in any order and several at once, so no count of earlier tokens exists";
+const AUTOMATON: &str = "nothing keeps a text that is decided in any order within a grammar yet";
+const TOOLS: &str = "the models served here call no tools";
+const FILTER: &str = "of the filters of candidates only temperature and seed are there";
+const SCORES: &str = "probabilities of tokens are not reported";
+
+/// Refused by every endpoint that generates.
+const EVERYWHERE: [Refused; 16] = [
+    refused("logit_bias", Neutral::Empty, "the logits are not changed before a choice"),
+    refused("top_p", Neutral::Number(1.0), FILTER),
+    refused("top_k", Neutral::Off, FILTER),
+    refused("min_p", Neutral::Number(0.0), FILTER),
+    refused("presence_penalty", Neutral::Number(0.0), PENALTY),
+    refused("frequency_penalty", Neutral::Number(0.0), PENALTY),
+    refused("repetition_penalty", Neutral::Number(1.0), PENALTY),
+    refused("min_tokens", Neutral::Number(0.0), "end-of-text is not held back"),
+    refused("ignore_eos", Neutral::False, "end-of-text always ends an answer"),
+    refused("use_beam_search", Neutral::False, "there is no order of tokens to search along"),
+    refused("prompt_logprobs", Neutral::Never, SCORES),
+    refused("guided_choice", Neutral::Never, AUTOMATON),
+    refused("guided_regex", Neutral::Never, AUTOMATON),
+    refused("guided_json", Neutral::Never, AUTOMATON),
+    refused("guided_grammar", Neutral::Never, AUTOMATON),
+    refused("structured_outputs", Neutral::Empty, AUTOMATON),
+];
+
+/// Refused by `/v1/completions` alone.
+pub const COMPLETIONS: [Refused; 3] = [
+    refused("echo", Neutral::False, "an answer does not repeat its prompt"),
+    refused("logprobs", Neutral::Never, SCORES),
+    refused("suffix", Neutral::Empty, "nothing is filled in between two texts yet"),
+];
+
+/// Refused by `/v1/chat/completions` alone.
+pub const CHAT: [Refused; 11] = [
+    refused("logprobs", Neutral::False, SCORES),
+    refused("top_logprobs", Neutral::Number(0.0), SCORES),
+    refused("response_format", Neutral::TextFormat, AUTOMATON),
+    refused("tools", Neutral::Empty, TOOLS),
+    refused("tool_choice", Neutral::Words(&["none", "auto"]), TOOLS),
+    refused("functions", Neutral::Empty, TOOLS),
+    refused("function_call", Neutral::Words(&["none", "auto"]), TOOLS),
+    refused("modalities", Neutral::TextOnly, "answers are text"),
+    refused("audio", Neutral::Never, "answers are text"),
+    refused("prediction", Neutral::Never, "a predicted answer is not used"),
+    refused("web_search_options", Neutral::Never, "the server searches nowhere"),
+];
+
+/// Check the parameters that an endpoint has no field for; `own` are those it refuses beside the common ones.
+///
+/// # Errors
+/// One of them asks for what is not there.
+pub fn check(rest: &BTreeMap<String, Value>, own: &[Refused]) -> Result<(), ApiError> {
+    for Refused { name, neutral, reason } in EVERYWHERE.iter().chain(own) {
+        if rest.get(*name).is_some_and(|value| !neutral.holds(value)) {
+            return Err(ApiError::Unsupported { param: (*name).to_owned(), reason });
+        }
+    }
+    if !rest.is_empty() {
+        tracing::debug!(fields = ?rest.keys(), "fields without effect");
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! `POST /tokenize` and `POST /detokenize`, in vLLM's shape: with them a client needs no tokenizer of its own.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::chat::{self, ChatMessage};
+use super::error::{ApiError, TokenRefusals};
+use super::schema::check_model;
+use super::{App, JsonBody};
+use crate::service::{Service, Source};
+
+/// A text or a conversation to be tokenized: exactly one of `prompt` and `messages`.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[schema(example = json!({"prompt": "Numbers: [30, 100, 93]\nTarget: 23"}))]
+pub struct TokenizeRequest {
+    /// Which model; left out: the one that is served.
+    pub model: Option<String>,
+    /// A text.
+    pub prompt: Option<String>,
+    /// A conversation; the model's own chat template makes a text of it.
+    pub messages: Option<Vec<ChatMessage>>,
+    /// Add what the tokenizer adds to a prompt. Left out: true for `prompt`, false for `messages`, whose template has it.
+    pub add_special_tokens: Option<bool>,
+    /// With `messages`: begin the model's turn behind the last message.
+    #[schema(default = true)]
+    pub add_generation_prompt: Option<bool>,
+    /// With `messages`: leave the last message open. Needs `add_generation_prompt` = false.
+    #[schema(default = false)]
+    pub continue_final_message: Option<bool>,
+    /// Name the tokens, too.
+    #[schema(default = false)]
+    pub return_token_strs: Option<bool>,
+}
+
+/// Token ids of a text.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Tokens {
+    /// How many.
+    #[schema(minimum = 0)]
+    pub count: usize,
+    /// Most tokens of a prompt and its answer together.
+    #[schema(minimum = 1)]
+    pub max_model_len: usize,
+    /// The token ids.
+    pub tokens: Vec<u32>,
+    /// The tokens as the vocabulary spells them; null unless asked for.
+    pub token_strs: Option<Vec<String>>,
+}
+
+/// Token ids to be read.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[schema(example = json!({"tokens": [5, 6, 7]}))]
+pub struct DetokenizeRequest {
+    /// Which model; left out: the one that is served.
+    pub model: Option<String>,
+    /// Token ids. Must be given; may be empty.
+    #[schema(required = true, nullable = false)]
+    pub tokens: Option<Vec<u32>>,
+}
+
+/// The text of token ids.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Detokenized {
+    /// The text, special tokens included.
+    pub prompt: String,
+}
+
+/// Turn a text or a conversation into token ids.
+#[utoipa::path(post, path = "/tokenize", tag = "Tokens", operation_id = "tokenize", security((), ("bearer" = [])),
+    request_body = TokenizeRequest,
+    responses((status = 200, description = "The token ids.", body = Tokens), TokenRefusals))]
+pub async fn tokenize(
+    State(app): State<Arc<App>>,
+    JsonBody(request): JsonBody<TokenizeRequest>,
+) -> Result<Json<Tokens>, ApiError> {
+    let service = app.service()?;
+    check_model(request.model.as_deref(), service.name())?;
+    let names = request.return_token_strs == Some(true);
+    let special = request.add_special_tokens;
+    let source = request.into_source()?;
+    aside(service, move |service| {
+        let tokens = service.tokenize(&source, special)?;
+        let token_strs = names.then(|| service.token_names(&tokens));
+        Ok(Tokens { count: tokens.len(), max_model_len: service.max_tokens(), tokens, token_strs })
+    })
+    .await
+}
+
+/// Turn token ids into text.
+#[utoipa::path(post, path = "/detokenize", tag = "Tokens", operation_id = "detokenize", security((), ("bearer" = [])),
+    request_body = DetokenizeRequest,
+    responses((status = 200, description = "The text.", body = Detokenized), TokenRefusals))]
+pub async fn detokenize(
+    State(app): State<Arc<App>>,
+    JsonBody(request): JsonBody<DetokenizeRequest>,
+) -> Result<Json<Detokenized>, ApiError> {
+    let service = app.service()?;
+    check_model(request.model.as_deref(), service.name())?;
+    let tokens = request.tokens.ok_or_else(|| ApiError::invalid("tokens", "must be given"))?;
+    aside(service, move |service| Ok(Detokenized { prompt: service.detokenize(&tokens)? })).await
+}
+
+/// Work on a thread that may take its time: other connections must not wait for a long text.
+async fn aside<T: Send + 'static>(
+    service: &Arc<Service>,
+    work: impl FnOnce(&Service) -> Result<T, ApiError> + Send + 'static,
+) -> Result<Json<T>, ApiError> {
+    let service = Arc::clone(service);
+    let done = tokio::task::spawn_blocking(move || work(&service)).await;
+    done.unwrap_or_else(|error| {
+        tracing::error!(%error, "a text could not be tokenized");
+        Err(ApiError::Internal)
+    })
+    .map(Json)
+}
+
+impl TokenizeRequest {
+    fn into_source(self) -> Result<Source, ApiError> {
+        match (self.prompt, self.messages) {
+            (Some(text), None) => Ok(Source::Text(text)),
+            (None, Some(messages)) => {
+                chat::conversation(messages, self.add_generation_prompt, self.continue_final_message)
+                    .map(Source::Chat)
+            }
+            _ => Err(ApiError::invalid("prompt", "must be given, or else messages, but not both")),
+        }
+    }
+}
