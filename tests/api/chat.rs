@@ -38,13 +38,13 @@ fn user(text: &str) -> Value {
 
 #[tokio::test]
 async fn the_body_is_openai_s() {
-    let mut body = answered(json!({"model": "lab/echo", "messages": user("hello")})).await;
+    let mut body = answered(json!({"model": "lab/echo", "messages": user("hello"), "seed": 4})).await;
     let id = body["id"].as_str().expect("an id").to_owned();
     assert!(id.starts_with("chatcmpl-") && id.len() == 41, "{id}");
     assert!(body["created"].as_u64().expect("a time") > 1_700_000_000);
     body["id"] = json!("chatcmpl-");
     body["created"] = json!(0);
-    let report = json!({"nfe": 6, "blocks": 6, "tokens_per_forward": 4.0, "revisions": 0});
+    let report = json!({"nfe": 6, "blocks": 6, "tokens_per_forward": 4.0, "revisions": 0, "seed": 4});
     let message = json!({"role": "assistant", "content": "[user]hello;[assistant]", "refusal": null});
     let choice = json!({"index": 0, "message": message, "finish_reason": "stop", "logprobs": null, "diffusion": report});
     let expected = json!({
@@ -55,7 +55,8 @@ async fn the_body_is_openai_s() {
 
 #[tokio::test]
 async fn a_stream_begins_with_the_role_and_ends_with_the_reason_and_the_usage() {
-    let body = json!({"messages": user("x"), "max_tokens": 6, "stream_options": {"include_usage": true}});
+    let options = json!({"include_usage": true});
+    let body = json!({"messages": user("x"), "max_tokens": 6, "seed": 7, "stream_options": options});
     let events = streamed(body).await;
     let deltas: Vec<_> = events.iter().filter_map(|event| event["choices"].get(0)).collect();
     let found: Vec<_> =
@@ -67,7 +68,7 @@ async fn a_stream_begins_with_the_role_and_ends_with_the_reason_and_the_usage() 
         (json!({}), json!("length")),
     ];
     assert_eq!(found, expected);
-    let report = json!({"nfe": 2, "blocks": 2, "tokens_per_forward": 3.0, "revisions": 0});
+    let report = json!({"nfe": 2, "blocks": 2, "tokens_per_forward": 3.0, "revisions": 0, "seed": 7});
     assert_eq!(deltas[3]["diffusion"], report);
     assert!(deltas[..3].iter().all(|choice| choice.get("diffusion").is_none()));
     let [chunks @ .., usage, done] = events.as_slice() else { panic!("{events:?}") };
