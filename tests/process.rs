@@ -87,6 +87,18 @@ impl Running {
         assert!(kill.expect("kill runs").success());
     }
 
+    /// Wait until a signal has been taken in: readiness is gone.
+    fn until_draining(&self) {
+        loop {
+            let mut stream = TcpStream::connect(&self.address).expect("a draining server still answers");
+            write!(stream, "GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                .expect("a request");
+            if rest(BufReader::new(stream)).starts_with("HTTP/1.1 503") {
+                return;
+            }
+        }
+    }
+
     /// Exit status and the time it took.
     fn wait(&mut self) -> (Option<i32>, Duration) {
         let start = Instant::now();
@@ -146,7 +158,8 @@ fn a_second_signal_cuts_streams_off_with_an_error() {
     let mut server = Running::start();
     let stream = server.begin_stream(500);
     server.terminate();
-    std::thread::sleep(Duration::from_millis(50));
+    // Two signals at once are one.
+    server.until_draining();
     server.terminate();
     let text = rest(stream);
     assert!(text.contains("the server is shutting down") && !text.contains("[DONE]"), "{text}");
