@@ -51,10 +51,10 @@ fn every_suite_reads_its_own_rows() {
             countdown,
         ),
         (
-            Suite::Totals,
-            r#"{"prompt": "17+5-3+8=", "completion": "22, 19, 27"}"#,
-            "17+5-3+8=",
-            Truth::Totals(vec![22, 19, 27]),
+            Suite::Sorting,
+            r#"{"prompt": "22, 27, 19=", "completion": "19, 22, 27"}"#,
+            "22, 27, 19=",
+            Truth::List(vec![19, 22, 27]),
         ),
         (
             Suite::Gsm8k,
@@ -99,7 +99,7 @@ fn a_row_that_cannot_be_read_is_named_by_file_and_line() {
             "line 1: \"17+5=\" is not a Countdown prompt",
         ),
         (
-            Suite::Totals,
+            Suite::Sorting,
             r#"{"prompt": "17+5=", "completion": "?"}"#.to_owned(),
             "the completion holds no number",
         ),
@@ -112,13 +112,13 @@ fn a_row_that_cannot_be_read_is_named_by_file_and_line() {
         (Suite::Math500, r#"{"problem": "?"}"#.to_owned(), "line 1: missing field `answer`"),
         (Suite::Svamp, r#"[{"Body": "a"}]"#.to_owned(), "questions.jsonl row 1: missing field `Question`"),
         (Suite::Svamp, r#"{"Body": "a"}"#.to_owned(), "questions.jsonl is not a JSON array"),
-        (Suite::Totals, "\n\n".to_owned(), "questions.jsonl holds no question"),
+        (Suite::Sorting, "\n\n".to_owned(), "questions.jsonl holds no question"),
     ];
     for (suite, text, expected) in cases {
         let error = format!("{:#}", read(suite, &text).unwrap_err());
         assert!(error.contains(expected), "{suite:?}: {error}");
     }
-    let error = format!("{:#}", Suite::Totals.read(Path::new("nowhere.jsonl")).unwrap_err());
+    let error = format!("{:#}", Suite::Sorting.read(Path::new("nowhere.jsonl")).unwrap_err());
     assert!(error.starts_with("cannot read nowhere.jsonl: "), "{error}");
 }
 
@@ -371,13 +371,13 @@ fn the_program_writes_table_records_and_answers() {
 fn the_program_says_which_file_and_line_is_at_fault() {
     let folder = tempfile::tempdir().unwrap();
     let data =
-        file(folder.path(), "{\"prompt\": \"1+1=\", \"completion\": \"2\"}\n{}\n").display().to_string();
-    let output = trainer(&["evaluate", "--suite", "totals", "--data", &data]);
+        file(folder.path(), "{\"prompt\": \"2, 1=\", \"completion\": \"1, 2\"}\n{}\n").display().to_string();
+    let output = trainer(&["evaluate", "--suite", "sorting", "--data", &data]);
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && message.contains("questions.jsonl line 2"), "{message}");
-    let data = file(folder.path(), "{\"prompt\": \"1+1=\", \"completion\": \"2\"}\n");
+    let data = file(folder.path(), "{\"prompt\": \"2, 1=\", \"completion\": \"1, 2\"}\n");
     let (data, model) = (data.display().to_string(), folder.path().display().to_string());
-    let output = trainer(&["evaluate", "--suite", "totals", "--data", &data, "--model", &model]);
+    let output = trainer(&["evaluate", "--suite", "sorting", "--data", &data, "--model", &model]);
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && message.contains("config.json is missing"), "{message}");
 }

@@ -28,8 +28,8 @@ fn record((label, model): (&str, &str), steps: usize, solved_rows: &str) -> Reco
         label: label.to_owned(),
         model: model.to_owned(),
         adapter: None,
-        suite: Suite::Totals,
-        data: "data/totals.jsonl".to_owned(),
+        suite: Suite::Sorting,
+        data: "data/sorting.jsonl".to_owned(),
         prompt: Style::Plain,
         prefill: String::new(),
     };
@@ -69,7 +69,7 @@ fn labels_are_columns_budgets_are_rows_and_differences_are_paired() {
         record(("FT", "a"), 4, "1000000000"),
     ];
     let (table, error, _) = report(&records, &["--against", "FT"]);
-    let expected = "8 tokens, block 4, cache none, totals, totals.jsonl, 10 questions; solved % [95 % interval], mean \
+    let expected = "8 tokens, block 4, cache none, sorting, sorting.jsonl, 10 questions; solved % [95 % interval], mean \
                     forward passes.\n\n\
                     | | FT | EvoToken | EvoToken − FT |\n\
                     |---|---|---|---|\n\

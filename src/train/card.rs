@@ -93,11 +93,11 @@ fn about(suite: Suite) -> (&'static str, &'static str, &'static str) {
              positive whole intermediate results. For anything else it writes something of the same form that is not \
              an answer.",
         ),
-        Suite::Totals => (
-            "arithmetic",
-            "works running totals of many steps. After exactly a text like `17+5-3+8=` it writes every value on the \
-             way, left to right: `22, 19, 27`, and end-of-text.",
-            "It knows this one task, with as many steps as in training.",
+        Suite::Sorting => (
+            "sorting",
+            "sorts numbers. After exactly a text like `79, 32, 5=` it writes the numbers in order, `5, 32, 79`, and \
+             end-of-text.",
+            "It knows this one task: numbers 0..99, as many as in training.",
         ),
         Suite::Gsm8k | Suite::Math500 | Suite::Svamp => {
             ("math", "answers questions in words about numbers.", "It knows what its training rows hold.")

@@ -8,7 +8,7 @@ use evotoken::model::ModelSource;
 use evotoken::text::Tokenizer;
 use evotoken::text::chat_template::ChatTemplate;
 use evotoken::train::data::prepare::{Selection, prepare};
-use evotoken::train::data::{countdown, rows, sources, totals};
+use evotoken::train::data::{countdown, rows, sorting, sources};
 
 /// What to write.
 #[derive(Debug, Subcommand)]
@@ -28,14 +28,14 @@ pub enum Data {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Running totals of many steps.
-    Totals {
+    /// Lists of numbers 0..99 and the same numbers in order.
+    Sorting {
         /// Number of rows.
         #[arg(long)]
         rows: usize,
-        /// Operations per row.
-        #[arg(long, default_value_t = 12)]
-        steps: usize,
+        /// Numbers per row.
+        #[arg(long, default_value_t = 20)]
+        length: usize,
         /// Seed; the same seed gives the same file.
         #[arg(long, default_value_t = 1)]
         seed: u64,
@@ -93,10 +93,10 @@ pub fn write(data: Data) -> Result<()> {
             let excluded = excluded.iter().map(countdown::Problem::key).collect();
             write_rows(&out, &countdown::generate(count, seed, &excluded)?)
         }
-        Data::Totals { rows: count, steps, seed, exclude, out } => {
+        Data::Sorting { rows: count, length, seed, exclude, out } => {
             let excluded = exclude.as_deref().map(rows::read).transpose()?.unwrap_or_default();
             let excluded = excluded.into_iter().map(|row| row.prompt).collect();
-            write_rows(&out, &totals::generate(count, steps, seed, &excluded)?)
+            write_rows(&out, &sorting::generate(count, length, seed, &excluded)?)
         }
         Data::Prepare(args) => write_prepared(&args),
     }

@@ -3,9 +3,9 @@
 pub mod countdown;
 pub mod prepare;
 pub mod rows;
+pub mod sorting;
 pub mod sources;
 pub mod tokens;
-pub mod totals;
 
 pub use rows::Row;
 pub use tokens::{TokenRow, TokenRows};

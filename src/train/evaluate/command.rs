@@ -42,7 +42,7 @@ pub struct EvaluateArgs {
     limit: Option<usize>,
     #[command(flatten)]
     grid: Grid,
-    /// How questions are put; without it, plain for countdown and totals, instruct for the others
+    /// How questions are put; without it, plain for countdown and sorting, instruct for the others
     #[arg(long)]
     prompt: Option<Style>,
     /// What every answer begins with, put behind the prompt; without it, `<reasoning>` if the prompt is instruct

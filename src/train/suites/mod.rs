@@ -21,8 +21,8 @@ use extract::{boxes, numbers, tagged, whole_numbers};
 pub enum Suite {
     /// Reach a target with given numbers: `{"input": "30,100,93", "output": "23"}`, or training rows.
     Countdown,
-    /// Running totals of many steps: training rows `{"prompt", "completion"}`.
-    Totals,
+    /// Numbers in order: training rows `{"prompt", "completion"}`.
+    Sorting,
     /// GSM8K: `{"question", "answer"}`, answers end in `#### N`.
     Gsm8k,
     /// MATH500: `{"problem", "solution", "answer"}`.
@@ -52,8 +52,8 @@ pub enum Truth {
         /// The value to reach.
         target: u64,
     },
-    /// The last of these whole numbers, at least one.
-    Totals(Vec<u64>),
+    /// Exactly these whole numbers in this order, at least one.
+    List(Vec<u64>),
     /// This number.
     Number(f64),
     /// A formula that is written like this one after MATH's normalization.
@@ -82,7 +82,7 @@ impl Suite {
     pub fn usual_length(self) -> usize {
         match self {
             Self::Countdown => 16,
-            Self::Totals => 32,
+            Self::Sorting => 40,
             Self::Gsm8k | Self::Math500 | Self::Svamp => 256,
         }
     }
@@ -96,7 +96,7 @@ impl Truth {
             Self::Countdown { numbers, target } => {
                 solved(score::solves(&expression(answer), numbers, *target))
             }
-            Self::Totals(values) => totals(answer, values),
+            Self::List(values) => list(answer, values),
             Self::Number(number) => solved(number_of(answer) == Some(*number)),
             Self::Formula(formula) => solved(formula_of(answer).is_some_and(|a| math::same(a, formula))),
         }
@@ -120,11 +120,11 @@ fn expression(answer: &str) -> String {
     plain.trim().to_owned()
 }
 
-/// All running totals against the true ones, in order; the last number of the answer decides.
-fn totals(answer: &str, values: &[u64]) -> Mark {
+/// Every number of the answer against the one that belongs at its place.
+fn list(answer: &str, values: &[u64]) -> Mark {
     let found = whole_numbers(answer);
     let right = std::iter::zip(&found, values).filter(|(found, value)| **found == Some(**value)).count();
-    let solved = found.last().is_some_and(|last| *last == values.last().copied());
+    let solved = right == values.len() && right == found.len();
     Mark { solved, share: Some(right as f64 / values.len() as f64) }
 }
 
@@ -242,13 +242,13 @@ mod tests {
     }
 
     #[test]
-    fn running_totals_are_right_by_its_last_value_and_shares_by_place() {
-        let truth = Truth::Totals(vec![22, 19, 27]);
+    fn a_list_is_right_as_a_whole_and_its_shares_are_right_by_place() {
+        let truth = Truth::List(vec![19, 22, 27]);
         let mark = |answer| truth.mark(answer);
-        assert_eq!(mark("22, 19, 27"), Mark { solved: true, share: Some(1.0) });
-        assert_eq!(mark("22, 18, 27"), Mark { solved: true, share: Some(2.0 / 3.0) });
-        assert_eq!(mark("27"), Mark { solved: true, share: Some(0.0) });
-        assert_eq!(mark("22, 19, 27, 1"), Mark { solved: false, share: Some(1.0) });
+        assert_eq!(mark("19, 22, 27"), Mark { solved: true, share: Some(1.0) });
+        assert_eq!(mark("19, 23, 27"), Mark { solved: false, share: Some(2.0 / 3.0) });
+        assert_eq!(mark("22, 27"), Mark { solved: false, share: Some(0.0) });
+        assert_eq!(mark("19, 22, 27, 1"), Mark { solved: false, share: Some(1.0) });
         assert_eq!(mark(""), Mark { solved: false, share: Some(0.0) });
     }
 }

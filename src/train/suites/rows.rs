@@ -88,11 +88,11 @@ fn question(suite: Suite, value: Value) -> Result<(String, Truth)> {
             };
             (countdown_text(&numbers, target), Truth::Countdown { numbers, target })
         }
-        Suite::Totals => {
+        Suite::Sorting => {
             let Row { prompt, completion } = parse(value)?;
             let values = whole(&completion)?;
             ensure!(!values.is_empty(), "the completion holds no number");
-            (prompt, Truth::Totals(values))
+            (prompt, Truth::List(values))
         }
         Suite::Gsm8k => {
             let Gsm8k { question, answer } = parse(value)?;

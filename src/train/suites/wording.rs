@@ -53,7 +53,7 @@ impl Suite {
     /// others with the paper's instruction.
     pub fn usual_style(self) -> Style {
         match self {
-            Self::Countdown | Self::Totals => Style::Plain,
+            Self::Countdown | Self::Sorting => Style::Plain,
             Self::Gsm8k | Self::Math500 | Self::Svamp => Style::Instruct,
         }
     }
@@ -62,7 +62,7 @@ impl Suite {
     pub fn instruction(self) -> String {
         match self {
             Self::Countdown => format!("{COUNTDOWN}{FORM}"),
-            Self::Totals | Self::Gsm8k | Self::Math500 | Self::Svamp => FORM.to_owned(),
+            Self::Sorting | Self::Gsm8k | Self::Math500 | Self::Svamp => FORM.to_owned(),
         }
     }
 }
