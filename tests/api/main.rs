@@ -6,8 +6,13 @@ mod connections;
 mod description;
 mod ends;
 mod fake;
+mod hostile;
+#[path = "../hostile/memory.rs"]
+mod memory;
 mod operations;
 mod refusals;
+#[path = "../hostile/spoil.rs"]
+mod spoil;
 mod tokens;
 
 use std::sync::Arc;
