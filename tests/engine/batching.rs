@@ -203,6 +203,38 @@ fn first_steps(backend: &mut CandleBackend, prompts: &[&[u32]]) -> (usize, StepO
 }
 
 #[test]
+fn a_step_that_is_cut_between_layers_gives_the_same_numbers_to_the_bit() {
+    for (family, mask) in [("llada-tiny", MASK), ("dream-tiny", 140)] {
+        let source = ModelSource::folder(fixture(family));
+        let load = || CandleBackend::load(&source, None, DeviceChoice::Cpu).unwrap();
+        let (mut whole, mut cut) = (load(), load());
+        let params = DecodeOptions { block_length: Some(4), ..DecodeOptions::default() };
+        let params = params.resolve(8, VOCAB).unwrap();
+        let mut step = |prompt: &[u32], index| {
+            let slot = SlotId { index, generation: 0 };
+            let state = State::new(prompt, 8, params, Attention::Full, mask);
+            let mut batch = StepBatch::default();
+            batch.push_step(&state, &state.plan(), slot, None);
+            for backend in [&mut whole, &mut cut] {
+                backend.open_slot(slot, prompt.len() + 8).unwrap();
+            }
+            batch
+        };
+        let (long, other) = (step(&[5, 6, 7, 8, 9, 10, 11, 12, 13, 14], 0), step(&[20, 21], 1));
+        let expected = (whole.step(&long).unwrap(), whole.step(&other).unwrap());
+        assert_eq!(cut.layers(), 3);
+        assert!(cut.step_layers(&long, 0..1).unwrap().is_none());
+        let of_other = cut.step(&other).unwrap();
+        let of_long = cut.step_layers(&long, 1..3).unwrap().unwrap();
+        assert_eq!((of_long, of_other), expected, "{family}");
+        assert!(cut.step_layers(&long, 1..3).is_err(), "it is over");
+        assert!(cut.step_layers(&long, 0..2).unwrap().is_none());
+        cut.close_slot(long.segments[0].slot);
+        assert!(cut.step_layers(&long, 2..3).is_err(), "its slot is closed");
+    }
+}
+
+#[test]
 fn weights_that_are_no_numbers_spoil_only_the_sequences_that_read_them() {
     let config = ModelConfig::from_json(&std::fs::read(fixture("llada-tiny/config.json")).unwrap()).unwrap();
     let weights =
