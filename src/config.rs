@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
-use config::{Config, Environment, File, FileFormat};
+use config::{Config, Environment, File, FileFormat, Source};
 use serde::{Deserialize, Serialize};
 
 pub use sections::{
@@ -125,21 +125,35 @@ impl Settings {
         let mut builder = Config::builder().add_source(defaults);
         let mut settings = Self::default();
         if let Some((place, text)) = file {
-            builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
+            let file = File::from_str(&text, FileFormat::Toml);
+            let tables = file.collect().map_err(|e| SettingsError::new(&place, without_source(&e)))?;
+            check_keys(&tables).map_err(|message| SettingsError::new(&place, message))?;
+            builder = builder.add_source(file);
             settings = read(&builder, &place)?;
         }
-        let mine: HashMap<_, _> =
+        let mut mine: HashMap<_, _> =
             environment.into_iter().filter(|(key, _)| key.starts_with(&format!("{PREFIX}__"))).collect();
         if !mine.is_empty() {
+            let place = format!("environment ({PREFIX}__SECTION__KEY)");
+            if let Some(key) = mine.keys().find(|key| !plain(key)) {
+                return Err(SettingsError::new(place, format!("{key:?} names no setting")));
+            }
+            // Not left to the parsing of values: a key may look like a number.
+            let name = format!("{PREFIX}__SERVER__API_KEYS");
+            let name = mine.keys().find(|key| key.eq_ignore_ascii_case(&name)).cloned();
+            if let Some(keys) = name.and_then(|name| mine.remove(&name)) {
+                let keys: Vec<&str> = keys.split(',').collect();
+                let set = builder.set_override("server.api_keys", keys);
+                builder = set.map_err(|e| SettingsError::new(&place, e.to_string()))?;
+            }
             let source = Environment::with_prefix(PREFIX)
                 .prefix_separator("__")
                 .separator("__")
                 .try_parsing(true)
                 .list_separator(",")
-                .with_list_parse_key("server.api_keys")
                 .with_list_parse_key("server.cors_origins")
                 .source(Some(mine));
-            settings = read(&builder.add_source(source), &format!("environment ({PREFIX}__SECTION__KEY)"))?;
+            settings = read(&builder.add_source(source), &place)?;
         }
         settings.apply(flags);
         settings.check()?;
@@ -162,20 +176,24 @@ impl Settings {
     }
 
     fn check(&self) -> Result<(), SettingsError> {
-        let positive = [
-            ("server.max_connections", self.server.max_connections),
-            ("server.max_body_bytes", self.server.max_body_bytes),
-            ("engine.queue", self.engine.queue),
-            ("engine.slots", self.engine.slots),
-            ("engine.kv_bytes", self.engine.kv_bytes),
-            ("engine.rows_per_tick", self.engine.rows_per_tick),
-            ("engine.event_buffer", self.engine.event_buffer),
-            ("limits.max_prompt_tokens", self.limits.max_prompt_tokens),
-            ("limits.max_new_tokens", self.limits.max_new_tokens),
-            ("limits.max_choices", self.limits.max_choices),
+        // What is reserved before the first request has an upper bound, too.
+        let counts = [
+            ("server.max_connections", self.server.max_connections, usize::MAX),
+            ("server.max_body_bytes", self.server.max_body_bytes, usize::MAX),
+            ("engine.queue", self.engine.queue, 1 << 20),
+            ("engine.slots", self.engine.slots, 1 << 16),
+            ("engine.kv_bytes", self.engine.kv_bytes, usize::MAX),
+            ("engine.rows_per_tick", self.engine.rows_per_tick, usize::MAX),
+            ("engine.event_buffer", self.engine.event_buffer, 1 << 20),
+            ("limits.max_prompt_tokens", self.limits.max_prompt_tokens, usize::MAX),
+            ("limits.max_new_tokens", self.limits.max_new_tokens, usize::MAX),
+            ("limits.max_choices", self.limits.max_choices, usize::MAX),
         ];
-        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
+        if let Some((key, _, _)) = counts.iter().find(|(_, value, _)| *value == 0) {
             return Err(SettingsError::new("settings", format!("{key} must be at least 1")));
+        }
+        if let Some((key, _, most)) = counts.iter().find(|(_, value, most)| value > most) {
+            return Err(SettingsError::new("settings", format!("{key} must be at most {most}")));
         }
         let seconds = [
             ("server.header_timeout_s", self.server.header_timeout_s),
@@ -230,5 +248,57 @@ fn read(
     place: &str,
 ) -> Result<Settings, SettingsError> {
     let layered = builder.build_cloned().map_err(|e| SettingsError::new(place, e.to_string()))?;
-    serde_path_to_error::deserialize(layered).map_err(|e| SettingsError::new(place, e.to_string()))
+    check_whole(&layered).map_err(|message| SettingsError::new(place, message))?;
+    serde_path_to_error::deserialize(layered).map_err(|e| {
+        let path = e.path().to_string();
+        // The library's sentence would show a key that is in the wrong place.
+        let message = match path.starts_with("server.api_keys") {
+            true => format!("{path}: must be a list of texts"),
+            false => e.to_string(),
+        };
+        SettingsError::new(place, message)
+    })
+}
+
+/// The library makes a whole number of any: of `inf` the largest, of `true` one.
+fn check_whole(layered: &Config) -> Result<(), String> {
+    for section in ["server", "engine", "limits", "decode"] {
+        for (key, value) in layered.get_table(section).unwrap_or_default() {
+            let counts = match section {
+                "decode" => ["steps", "block_length", "k_soft"].contains(&key.as_str()),
+                _ => !["host", "api_keys", "cors_origins"].contains(&key.as_str()),
+            };
+            let odd = matches!(value.kind, config::ValueKind::Float(_) | config::ValueKind::Boolean(_));
+            if counts && odd {
+                return Err(format!("{section}.{key}: must be a whole number"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A name that stands for itself: the library reads others as paths, `a[9]` as a list of ten.
+fn plain(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+fn check_keys(table: &config::Map<String, config::Value>) -> Result<(), String> {
+    for (key, value) in table {
+        if !plain(key) {
+            return Err(format!("{key:?} names no setting"));
+        }
+        if let config::ValueKind::Table(inner) = &value.kind {
+            check_keys(inner)?;
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with a file, without the lines that the library quotes: one may hold a key.
+fn without_source(error: &config::ConfigError) -> String {
+    let text = error.to_string();
+    let lines = text.lines().filter(|line| {
+        !line.trim_start_matches([' ', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']).starts_with('|')
+    });
+    lines.collect::<Vec<_>>().join("; ")
 }

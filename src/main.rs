@@ -57,7 +57,8 @@ async fn run(flags: &Flags) -> Result<()> {
     let app = Arc::new(App::new(settings.server.clone(), Arc::clone(&metrics)));
     let stop = CancellationToken::new();
     let (router, limits) = (api::router(Arc::clone(&app)), settings.server.connections());
-    let server = tokio::spawn(serve(listener, router, limits, stop.clone().cancelled_owned()));
+    let stopped = stop.clone().cancelled_owned();
+    let server = tokio::spawn(serve(listener, router, limits, Arc::clone(&metrics), stopped));
 
     let loading = tokio::task::spawn_blocking({
         let settings = settings.clone();

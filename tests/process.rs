@@ -44,14 +44,17 @@ struct Running {
 
 impl Running {
     fn start() -> Self {
+        Self::start_with("0", |_| {})
+    }
+
+    /// On this port, with what else the command should have.
+    fn start_with(port: &str, change: impl FnOnce(&mut Command)) -> Self {
         let model = model();
         let folder = model.path().to_str().expect("a plain path");
-        let mut child = Command::new(PROGRAM)
-            .args(["--port", "0", "--model", folder])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the program starts");
+        let mut command = Command::new(PROGRAM);
+        command.args(["--port", port, "--model", folder]).stdout(Stdio::piped()).stderr(Stdio::null());
+        change(&mut command);
+        let mut child = command.spawn().expect("the program starts");
         let mut greeting = String::new();
         let stdout = child.stdout.take().expect("a pipe");
         BufReader::new(stdout).read_line(&mut greeting).expect("a greeting");
@@ -80,6 +83,18 @@ impl Running {
             );
         }
         stream
+    }
+
+    /// The reply to a small request, with this `Authorization`.
+    fn reply(&self, authorization: &str) -> String {
+        let body = json!({"prompt": "abc", "max_tokens": 8, "seed": 1}).to_string();
+        let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json";
+        let length = body.len();
+        let request =
+            format!("{head}\r\nAuthorization: {authorization}\r\nContent-Length: {length}\r\n\r\n{body}");
+        let mut stream = TcpStream::connect(&self.address).expect("a connection");
+        stream.write_all(request.as_bytes()).expect("a request");
+        rest(BufReader::new(stream))
     }
 
     fn terminate(&self) {
@@ -139,6 +154,53 @@ fn a_model_that_is_not_there_is_named() {
     assert_eq!(output.status.code(), Some(1));
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(message.contains("no-such-folder") && message.contains("config.json"), "{message}");
+}
+
+/// What a reply says, without what differs from one to the next.
+fn choices(reply: &str) -> serde_json::Value {
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    let body = reply.split("\r\n\r\n").nth(1).expect("a body");
+    serde_json::from_str::<serde_json::Value>(body).expect("JSON")["choices"].take()
+}
+
+#[test]
+fn a_killed_server_is_replaced_at_once_on_the_same_port() {
+    let mut first = Running::start();
+    let answer = choices(&first.reply(""));
+    let mut stream = first.begin_stream(64);
+    first.child.kill().expect("SIGKILL");
+    assert_eq!(first.wait().0, None, "killed, not ended");
+    let mut cut_off = String::new();
+    // The connection may end or be reset.
+    let _ = stream.read_to_string(&mut cut_off);
+    assert!(!cut_off.contains("[DONE]"), "{cut_off}");
+    let port = first.address.rsplit(':').next().expect("a port");
+    let second = Running::start_with(port, |_| {});
+    assert_eq!(second.address, first.address);
+    assert_eq!(choices(&second.reply("")), answer);
+}
+
+#[test]
+fn keys_show_up_in_no_log_wherever_they_come_from() {
+    let settings = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(settings.path(), "[server]\napi_keys = [\"secret-of-file\"]\n").expect("a file");
+    for (key, in_file) in [("secret-of-file", true), ("secret-of-environment", false)] {
+        let log = tempfile::NamedTempFile::new().expect("a file");
+        let mut server = Running::start_with("0", |command| {
+            command.env("EVOTOKEN__LOG__LEVEL", "trace").stderr(log.reopen().expect("a file"));
+            match in_file {
+                true => command.arg("--config").arg(settings.path()),
+                false => command.env("EVOTOKEN__SERVER__API_KEYS", key),
+            };
+        });
+        choices(&server.reply(&format!("Bearer {key}")));
+        let refused = server.reply("Bearer secret-that-is-wrong");
+        assert!(refused.starts_with("HTTP/1.1 401") && !refused.contains("secret"), "{refused}");
+        server.terminate();
+        assert_eq!(server.wait().0, Some(0));
+        let log = fs::read_to_string(log.path()).expect("a log");
+        assert!(log.contains("/v1/completions") && !log.contains("secret"), "{log}");
+    }
 }
 
 #[test]

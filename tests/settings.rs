@@ -110,6 +110,12 @@ fn a_mistake_is_named_with_its_place_and_key() {
         ("[decode]\nstep = 1", &["server.toml: decode", "step", "`steps`"]),
         ("[decode]\nalpha = 1.0", &["decode.alpha", "below 1"]),
         ("[engine]\nqueue = 0", &["engine.queue", "at least 1"]),
+        ("[engine]\nslots = 2.5", &["server.toml: engine.slots", "whole number"]),
+        ("[server]\nport = true", &["server.toml: server.port", "whole number"]),
+        ("[decode]\nk_soft = inf", &["server.toml: decode.k_soft", "whole number"]),
+        ("[engine]\nslots = 65537", &["engine.slots", "at most 65536"]),
+        ("[engine]\nevent_buffer = 9223372036854775807", &["engine.event_buffer", "at most"]),
+        ("[server]\n\"port[9]\" = 1", &["server.toml", "port[9]"]),
         ("[engine]\nqueue = 8", &["limits.max_choices", "engine.queue"]),
         ("[server]\nbody_timeout_s = 0", &["server.body_timeout_s", "between 1"]),
         ("[server]\ncors_origins = [\"a b\"]", &["server.cors_origins", "a b"]),
@@ -132,6 +138,30 @@ fn api_keys_are_never_shown() {
     let settings = from_environment(&[("EVOTOKEN__SERVER__API_KEYS", "sesame")]).expect("valid settings");
     assert!(!settings.render().contains("sesame"));
     assert!(!format!("{settings:?}").contains("sesame"));
+}
+
+#[test]
+fn a_mistake_in_the_keys_does_not_show_them() {
+    for text in [
+        "[server]\napi_keys = \"sesame\"",
+        "[server]\napi_keys = [[\"sesame\"]]",
+        "[server]\napi_keys = { sesame = 1 }",
+        "[server]\napi_keys = [\"sesame]",
+        "[server]\napi_keys = sesame",
+    ] {
+        let message = from_file(text).expect_err(text);
+        assert!(message.contains("server.toml") && !message.contains("sesame"), "{message}");
+    }
+    let message = from_environment(&[("EVOTOKEN__SERVER__API_KEYS__0", "sesame")]).expect_err("no list");
+    assert!(message.contains("server.api_keys") && !message.contains("sesame"), "{message}");
+}
+
+#[test]
+fn keys_of_the_environment_are_texts_whatever_they_look_like() {
+    for (text, keys) in [("12345", vec!["12345"]), ("true,1e5", vec!["true", "1e5"])] {
+        let settings = from_environment(&[("EVOTOKEN__SERVER__API_KEYS", text)]).expect("valid settings");
+        assert_eq!(settings.server.api_keys.iter().collect::<Vec<_>>(), keys);
+    }
 }
 
 #[test]

@@ -98,7 +98,7 @@ pub struct DiffusionOptions {
     #[schema(minimum = 1, default = 32)]
     pub block_length: Option<i64>,
     /// Candidates that a soft token mixes; below the size of the vocabulary.
-    #[schema(minimum = 1, default = 3)]
+    #[schema(minimum = 1, maximum = 256, default = 3)]
     pub k_soft: Option<i64>,
     /// Weight of the mask embedding in a soft mask.
     #[schema(minimum = 0, exclusive_maximum = 1, default = 0.7)]

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::stall::StallGuard;
+use crate::telemetry::Metrics;
 
 /// Bounds of the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,11 +29,12 @@ pub struct ConnectionLimits {
 }
 
 /// Serve until `stop` resolves; then take no new connection, close the idle ones, and return when the last reply is
-/// out.
+/// out. Open connections are counted in `metrics`.
 pub async fn serve(
     mut listener: TcpListener,
     router: Router,
     limits: ConnectionLimits,
+    metrics: Arc<Metrics>,
     stop: impl Future<Output = ()>,
 ) {
     let mut http = http1::Builder::new();
@@ -55,11 +57,14 @@ pub async fn serve(
         let stream = TokioIo::new(StallGuard::new(stream, limits.write_timeout));
         let service = TowerToHyperService::new(router.clone());
         let connection = open.watch(http.serve_connection(stream, service));
+        let counted = metrics.connection();
         tokio::spawn(async move {
             let _place = place;
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection broke off");
             }
+            // Behind the connection: with it went whatever its client still waited for.
+            drop(counted);
         });
     }
     drop(listener);

@@ -4,6 +4,7 @@ mod candidates;
 pub mod device;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use candle_core::{Result, Storage, Tensor};
 
@@ -23,6 +24,8 @@ const LOGITS_BYTES: usize = 32 << 20;
 pub struct CandleBackend {
     model: Transformer,
     slots: Slots,
+    /// The hidden rows of a step that is cut, and the slot it is of.
+    parked: Option<(SlotId, Tensor)>,
 }
 
 impl CandleBackend {
@@ -39,7 +42,11 @@ impl CandleBackend {
         let config = ModelConfig::from_json(&source.require("config.json")?)?;
         let adapter = adapter.map(|adapter| Adapter::load(adapter, &device)).transpose()?;
         let weights = Weights::open(source, adapter, &device)?;
-        Ok(Self { model: Transformer::load(config, weights, &device)?, slots: Slots::default() })
+        Ok(Self {
+            model: Transformer::load(config, weights, &device)?,
+            slots: Slots::default(),
+            parked: None,
+        })
     }
 
     /// A model whose weights are in memory, by their names in a checkpoint.
@@ -53,7 +60,11 @@ impl CandleBackend {
     ) -> std::result::Result<Self, ModelError> {
         let device = device.open()?;
         let weights = Weights::from_tensors(tensors, &device);
-        Ok(Self { model: Transformer::load(config, weights, &device)?, slots: Slots::default() })
+        Ok(Self {
+            model: Transformer::load(config, weights, &device)?,
+            slots: Slots::default(),
+            parked: None,
+        })
     }
 
     /// Sizes and constants of the model.
@@ -73,7 +84,8 @@ impl CandleBackend {
     /// As [`Backend::step`].
     pub fn logits(&mut self, batch: &StepBatch) -> std::result::Result<Vec<Vec<Vec<f32>>>, BackendError> {
         let all = |this: &mut Self| -> Result<_> {
-            let hidden = this.needed_rows(batch)?;
+            let hidden = this.model.forward(batch, &this.slots)?;
+            let hidden = this.needed_rows(batch, hidden)?;
             let mut row = 0;
             let mut of_segments = Vec::new();
             for segment in &batch.segments {
@@ -89,9 +101,8 @@ impl CandleBackend {
         all(self).map_err(forward_error)
     }
 
-    /// Run the layers; returns the final hidden rows from which the logits of the targets are read, `[needed, D]`.
-    fn needed_rows(&mut self, batch: &StepBatch) -> Result<Tensor> {
-        let hidden = self.model.forward(batch, &self.slots)?;
+    /// Of the final hidden rows those from which the logits of the targets are read, `[needed, D]`.
+    fn needed_rows(&mut self, batch: &StepBatch, hidden: Tensor) -> Result<Tensor> {
         if self.model.config().shifted() {
             return self.shifted_rows(batch, &hidden);
         }
@@ -133,8 +144,27 @@ impl CandleBackend {
         Tensor::cat(&parts, 0)
     }
 
-    fn run(&mut self, batch: &StepBatch) -> Result<StepOutput> {
-        let hidden = self.needed_rows(batch)?;
+    /// Some layers of a step of one slot; the result with the last.
+    fn run_layers(&mut self, batch: &StepBatch, layers: Range<usize>) -> Result<Option<StepOutput>> {
+        let slot = batch.segments.first().map(|segment| segment.slot);
+        let parked = self.parked.take().filter(|(owner, _)| Some(*owner) == slot).map(|(_, hidden)| hidden);
+        let hidden = match parked {
+            _ if layers.start == 0 => self.model.embed(batch)?,
+            Some(hidden) => hidden,
+            None => return Err(candle_core::Error::msg("a step goes on that was not begun")),
+        };
+        let hidden = self.model.run(hidden, batch, &self.slots, layers.clone())?;
+        if layers.end < self.config().layers {
+            self.parked = slot.map(|slot| (slot, hidden));
+            return Ok(None);
+        }
+        let hidden = self.model.finish(&hidden)?;
+        self.candidates(batch, hidden).map(Some)
+    }
+
+    /// What the final hidden rows say of the rows whose logits are needed.
+    fn candidates(&mut self, batch: &StepBatch, hidden: Tensor) -> Result<StepOutput> {
+        let hidden = self.needed_rows(batch, hidden)?;
         let (mask_id, top_k) = (self.config().mask_id, batch.top_k.clamp(1, self.config().vocab - 1));
         let sampling: Vec<Option<RowSampling>> = batch.segments.iter().flat_map(row_sampling).collect();
         let mut output = StepOutput { top_k, ..StepOutput::default() };
@@ -160,7 +190,7 @@ impl Backend for CandleBackend {
 
     fn open_slot(&mut self, slot: SlotId, canvas: usize) -> std::result::Result<(), BackendError> {
         let bytes = self.bytes_per_position() * canvas;
-        let Self { model, slots } = self;
+        let Self { model, slots, .. } = self;
         slots
             .open(slot, model.config(), canvas, model.device())
             .map_err(|_| BackendError::OutOfMemory { bytes })
@@ -168,10 +198,24 @@ impl Backend for CandleBackend {
 
     fn close_slot(&mut self, slot: SlotId) {
         self.slots.close(slot);
+        self.parked.take_if(|(owner, _)| *owner == slot);
     }
 
     fn step(&mut self, batch: &StepBatch) -> std::result::Result<StepOutput, BackendError> {
-        self.run(batch).map_err(forward_error)
+        let hidden = self.model.forward(batch, &self.slots).map_err(forward_error)?;
+        self.candidates(batch, hidden).map_err(forward_error)
+    }
+
+    fn layers(&self) -> usize {
+        self.config().layers
+    }
+
+    fn step_layers(
+        &mut self,
+        batch: &StepBatch,
+        layers: Range<usize>,
+    ) -> std::result::Result<Option<StepOutput>, BackendError> {
+        self.run_layers(batch, layers).map_err(forward_error)
     }
 }
 

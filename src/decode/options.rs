@@ -114,6 +114,10 @@ impl OptionError {
     }
 }
 
+/// Most candidates a soft token may mix. Every position keeps so many pairs, and each of a step's rows looks for so many
+/// best tokens: without a bound one request could ask for gigabytes.
+pub const MOST_K_SOFT: usize = 256;
+
 impl DecodeOptions {
     /// The settings in force when nobody says anything.
     pub const BUILT_IN: Self = Self {
@@ -168,8 +172,8 @@ impl DecodeOptions {
         if self.block_length == Some(0) {
             return Err(OptionError::new("block_length", "must be at least 1"));
         }
-        if self.k_soft == Some(0) {
-            return Err(OptionError::new("k_soft", "must be at least 1"));
+        if self.k_soft.is_some_and(|k| !(1..=MOST_K_SOFT).contains(&k)) {
+            return Err(OptionError::new("k_soft", format!("must be between 1 and {MOST_K_SOFT}")));
         }
         if self.alpha.is_some_and(|a| !(0.0..1.0).contains(&a)) {
             return Err(OptionError::new("alpha", "must be at least 0 and below 1"));
@@ -192,7 +196,8 @@ impl DecodeOptions {
                 (_, _, Some(factor)) => Unmask::Factor(factor),
                 (_, threshold, _) => Unmask::Threshold(threshold.expect("BUILT_IN sets the threshold")),
             },
-            block_length: full.block_length.expect(silent),
+            // A longer block is one block; positions are added to it, and must not overflow.
+            block_length: full.block_length.expect(silent).min(answer_len.max(1)),
             k_soft: full.k_soft.expect(silent),
             alpha: full.alpha.expect(silent),
             cache: full.cache.expect(silent),

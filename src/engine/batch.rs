@@ -188,4 +188,24 @@ pub trait Backend {
     /// # Errors
     /// [`BackendError::Forward`]; the content of the slots in `batch` is undefined then.
     fn step(&mut self, batch: &StepBatch) -> Result<StepOutput, BackendError>;
+
+    /// Layers between which a step can be cut; 1: it cannot be.
+    fn layers(&self) -> usize {
+        1
+    }
+
+    /// These layers of a step of one slot. A step begins with layer 0 and goes on in further calls with the same batch;
+    /// [`Self::step`] may be called for other slots in between, but no other step is cut until this one has its last
+    /// layer or its slot is closed. `Some` with the last layer: what [`Self::step`] would have returned.
+    ///
+    /// # Errors
+    /// As [`Self::step`]; the step is over then.
+    fn step_layers(
+        &mut self,
+        batch: &StepBatch,
+        layers: Range<usize>,
+    ) -> Result<Option<StepOutput>, BackendError> {
+        debug_assert_eq!(layers, 0..1, "there is one layer to be had");
+        self.step(batch).map(Some)
+    }
 }

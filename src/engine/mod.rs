@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod event;
+mod long;
 pub mod reader;
 mod scheduler;
 mod sequence;
@@ -32,7 +33,7 @@ pub struct EngineLimits {
     pub slots: usize,
     /// Most bytes of K/V memory in use.
     pub kv_bytes: usize,
-    /// Packed rows a tick aims at; a longer window runs in a tick of its own.
+    /// Packed rows a tick aims at; a longer step is carried out over several ticks.
     pub rows_per_tick: usize,
     /// Events a reader may lag behind before its sequence is cancelled.
     pub event_buffer: usize,

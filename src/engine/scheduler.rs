@@ -7,24 +7,45 @@ pub(super) struct Candidate {
     pub rows: usize,
     /// The tick of its last step.
     pub last_tick: u64,
+    /// Its next step is under way, over several ticks.
+    pub long: bool,
 }
 
-/// Indices of the sequences to step, ascending. `candidates` are in order of arrival; `budget` is in rows.
+/// Who steps in a tick, as indices of candidates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Turn {
+    /// A whole step in one pass, ascending.
+    pub whole: Vec<usize>,
+    /// Some layers of a step that is longer than a tick.
+    pub long: Option<usize>,
+}
+
+/// Who steps. `candidates` are in order of arrival; `budget` is in rows; `cut`: a step can be cut between layers.
 ///
-/// Whoever has waited longest goes first, then whoever came first, as long as the rows fit. The first one always goes:
-/// a window larger than the budget runs in a tick of its own. Nobody is overtaken twice by the same sequence.
-pub(super) fn choose(candidates: &[Candidate], budget: usize) -> Vec<usize> {
+/// Whoever has waited longest goes first, then whoever came first, as long as the rows fit. If the first one's step does
+/// not fit into a tick it is cut, and until it is done the others share half of the budget; of steps that long there is
+/// one at a time. If it cannot be cut it runs in a tick of its own. Nobody is overtaken twice by the same sequence, but by
+/// those that fit while it waits for its turn to be cut.
+pub(super) fn choose(candidates: &[Candidate], budget: usize, cut: bool) -> Turn {
     let mut order: Vec<usize> = (0..candidates.len()).collect();
     order.sort_by_key(|i| candidates[*i].last_tick);
+    let under_way = order.iter().copied().find(|i| candidates[*i].long);
+    let too_long = |i: &usize| cut && candidates[*i].rows > budget;
+    let long = under_way.or_else(|| order.first().copied().filter(too_long));
+    let mut share = budget;
+    if long.is_some() {
+        order.retain(|i| Some(*i) != long && candidates[*i].rows <= budget);
+        share = budget.div_ceil(2);
+    }
     let mut rows = 0;
     let fits = |i: &usize| {
         let first = rows == 0;
         rows += candidates[*i].rows;
-        first || rows <= budget
+        first || rows <= share
     };
-    let mut chosen: Vec<usize> = order.into_iter().take_while(fits).collect();
-    chosen.sort_unstable();
-    chosen
+    let mut whole: Vec<usize> = order.into_iter().take_while(fits).collect();
+    whole.sort_unstable();
+    Turn { whole, long }
 }
 
 #[cfg(test)]
@@ -34,9 +55,25 @@ mod tests {
 
     #[test]
     fn a_window_over_the_budget_runs_alone() {
-        let at = |rows| Candidate { rows, last_tick: 0 };
-        assert_eq!(choose(&[at(100), at(1)], 10), [0]);
-        assert_eq!(choose(&[at(4), at(6), at(1)], 10), [0, 1]);
+        let at = |rows| Candidate { rows, last_tick: 0, long: false };
+        assert_eq!(choose(&[at(100), at(1)], 10, false).whole, [0]);
+        assert_eq!(choose(&[at(4), at(6), at(1)], 10, false).whole, [0, 1]);
+    }
+
+    #[test]
+    fn a_window_over_the_budget_is_cut_if_it_can_be_and_the_others_go_on() {
+        let at = |rows, last_tick, long| Candidate { rows, last_tick, long };
+        let turn = |candidates: &[Candidate]| {
+            let turn = choose(candidates, 10, true);
+            (turn.whole, turn.long)
+        };
+        assert_eq!(turn(&[at(100, 0, false), at(1, 0, false)]), (vec![1], Some(0)));
+        // Under way: it stays the one, however long others have waited; those that are too long wait, the rest share.
+        let crowd = [at(200, 0, false), at(3, 1, false), at(100, 2, true), at(2, 1, false), at(1, 1, false)];
+        assert_eq!(turn(&crowd), (vec![1, 3], Some(2)));
+        // Whoever is not first waits until it is.
+        assert_eq!(turn(&[at(4, 0, false), at(100, 1, false), at(4, 1, false)]), (vec![0], None));
+        assert_eq!(turn(&[at(100, 5, true)]), (vec![], Some(0)));
     }
 
     proptest! {
@@ -44,16 +81,42 @@ mod tests {
         fn every_sequence_steps_within_as_many_ticks_as_there_are_sequences(
             rows in proptest::collection::vec(1usize..60, 1..30), budget in 1usize..80,
         ) {
-            let mut state: Vec<Candidate> = rows.iter().map(|r| Candidate { rows: *r, last_tick: 0 }).collect();
+            let mut state: Vec<Candidate> = rows.iter().map(|r| Candidate { rows: *r, last_tick: 0, long: false }).collect();
             let count = state.len();
             for tick in 1..=(3 * count as u64) {
-                let chosen = choose(&state, budget);
+                let chosen = choose(&state, budget, false).whole;
                 prop_assert!(!chosen.is_empty());
                 prop_assert!(chosen.len() == 1 || chosen.iter().map(|i| state[*i].rows).sum::<usize>() <= budget);
                 for i in chosen {
                     state[i].last_tick = tick;
                 }
                 let limit = tick.saturating_sub(count as u64);
+                prop_assert!(state.iter().all(|c| c.last_tick >= limit), "starved at tick {tick}");
+            }
+        }
+
+        #[test]
+        fn long_steps_starve_nobody_and_are_not_starved(
+            rows in proptest::collection::vec(1usize..60, 1..20), budget in 2usize..40, pieces in 1usize..5,
+        ) {
+            let mut state: Vec<Candidate> = rows.iter().map(|r| Candidate { rows: *r, last_tick: 0, long: false }).collect();
+            let (count, mut left) = (state.len() as u64, 0);
+            // A round of long steps, one after the other, and one of those that fit.
+            let patience = (pieces as u64 + 1) * (count + 1);
+            for tick in 1..=(5 * patience) {
+                let Turn { whole, long } = choose(&state, budget, true);
+                prop_assert!(long.is_some() || !whole.is_empty());
+                prop_assert!(whole.len() <= 1 || whole.iter().map(|i| state[*i].rows).sum::<usize>() <= budget);
+                prop_assert!(whole.iter().all(|i| state[*i].rows <= budget));
+                if let Some(i) = long {
+                    left = if state[i].long { left - 1 } else { pieces - 1 };
+                    state[i].long = left > 0;
+                    if left == 0 {
+                        state[i].last_tick = tick;
+                    }
+                }
+                whole.into_iter().for_each(|i| state[i].last_tick = tick);
+                let limit = tick.saturating_sub(patience);
                 prop_assert!(state.iter().all(|c| c.last_tick >= limit), "starved at tick {tick}");
             }
         }

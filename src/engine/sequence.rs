@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::ModelInfo;
 use super::batch::{RowsView, Sampling, StepBatch};
 use super::event::{BlockEvent, FinishReason, Progress, SequenceError};
+use super::long::LongStep;
 use super::reader::Writer;
 use super::slots::SlotLease;
 use crate::decode::{State, StepPlan};
@@ -56,6 +57,8 @@ pub(super) struct Sequence {
     pub progress: Progress,
     /// The tick of the last step.
     pub last_tick: u64,
+    /// A step that is carried out over several ticks.
+    pub long: Option<LongStep>,
     state: State,
     slot: SlotLease,
 }
@@ -71,7 +74,7 @@ impl Sequence {
             model.mask_id,
         );
         let progress = Progress { seed: request.seed(), ..Progress::default() };
-        Self { ticket, progress, last_tick: tick, state, slot }
+        Self { ticket, progress, last_tick: tick, long: None, state, slot }
     }
 
     pub fn plan(&self) -> StepPlan {
@@ -88,6 +91,13 @@ impl Sequence {
             step: u32::try_from(self.progress.nfe).unwrap_or(u32::MAX),
         });
         batch.push_step(&self.state, plan, self.slot.id(), sampling);
+    }
+
+    /// Begin the step of `plan` as one over several ticks.
+    pub fn begin_long(&mut self, plan: StepPlan) {
+        let mut batch = StepBatch::default();
+        self.pack(&plan, &mut batch);
+        self.long = Some(LongStep::new(plan, batch));
     }
 
     /// Apply a step's result. `Some` when it finished a block.

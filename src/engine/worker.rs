@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::batch::{Backend, RowsView, StepBatch, StepOutput};
+use super::batch::{Backend, BackendError, RowsView, StepBatch, StepOutput};
 use super::event::{BlockEvent, SequenceError};
+use super::long::LongStep;
 use super::scheduler::{self, Candidate};
 use super::sequence::{Sequence, Ticket};
 use super::slots::{SlotLease, SlotPool};
@@ -35,6 +36,15 @@ enum Mode {
     Draining,
     Stopped,
 }
+
+/// Who steps in a tick: (index into `running`, what its step feeds in), and who goes on with a long step.
+struct Turn {
+    whole: Vec<(usize, StepPlan)>,
+    long: Option<usize>,
+}
+
+/// Steps of one pass, with what the model thinks of their rows; `None`: the pass failed.
+type Done = (Vec<(usize, StepPlan)>, Option<StepOutput>);
 
 pub(super) struct Worker<B> {
     backend: B,
@@ -66,15 +76,24 @@ impl<B: Backend> Worker<B> {
     /// Until the engine is stopped, or drained, or nobody can submit any more.
     pub fn run(mut self) {
         while self.receive() {
-            self.reap();
-            self.admit();
-            let plan = self.plan();
-            let started = Instant::now();
-            let output = self.step(&plan);
-            self.apply(&plan, output, started);
-            self.release();
+            // The model's panics are caught closer by, see `caught`. One of our own must not end the server either: nobody
+            // knows whose it is, so everybody's sequences fail.
+            if catch_unwind(AssertUnwindSafe(|| self.turn())).is_err() {
+                tracing::error!("the engine panicked between the model's steps");
+                self.fail_all(SequenceError::Backend);
+                self.release();
+            }
         }
         self.fail_all(SequenceError::Stopping);
+        self.release();
+    }
+
+    /// One turn of the loop, between what came in and the next.
+    fn turn(&mut self) {
+        self.reap();
+        self.admit();
+        let turn = self.plan();
+        self.step(turn);
         self.release();
     }
 
@@ -133,78 +152,114 @@ impl<B: Backend> Worker<B> {
         self.running.push(Sequence::new(ticket, slot, &self.model, self.tick));
     }
 
-    /// Who steps in this tick: (index into `running`, what its step feeds in).
-    fn plan(&mut self) -> Vec<(usize, StepPlan)> {
+    /// Who steps in this tick.
+    fn plan(&mut self) -> Turn {
         let mut plans: Vec<Option<StepPlan>> = self.running.iter().map(|s| Some(s.plan())).collect();
         let candidates: Vec<Candidate> = std::iter::zip(&self.running, &plans)
             .map(|(s, plan)| Candidate {
                 rows: plan.as_ref().map_or(0, StepPlan::rows),
                 last_tick: s.last_tick,
+                long: s.long.is_some(),
             })
             .collect();
-        let chosen = scheduler::choose(&candidates, self.limits.rows_per_tick);
-        chosen.into_iter().filter_map(|i| Some((i, plans[i].take()?))).collect()
+        let cut = self.backend.layers() > 1;
+        let scheduler::Turn { whole, long } = scheduler::choose(&candidates, self.limits.rows_per_tick, cut);
+        if let Some(index) = long
+            && !candidates[index].long
+            && let Some(plan) = plans[index].take()
+        {
+            self.running[index].begin_long(plan);
+        }
+        Turn { whole: whole.into_iter().filter_map(|i| Some((i, plans[i].take()?))).collect(), long }
+    }
+
+    /// One tick: a forward pass of those that step whole, and some layers of the one whose step is too long for that.
+    fn step(&mut self, turn: Turn) {
+        let Turn { whole, long } = turn;
+        if whole.is_empty() && long.is_none() {
+            return;
+        }
+        let started = Instant::now();
+        let mut stats = tick_stats(&whole);
+        let mut done = Vec::new();
+        if !whole.is_empty() {
+            let output = self.step_whole(&whole);
+            done.push((whole, output));
+        }
+        if let Some(index) = long {
+            let left = self.limits.rows_per_tick.saturating_sub(stats.rows);
+            let refresh = self.running[index].long.as_ref().is_some_and(LongStep::refresh);
+            stats.sequences += 1;
+            stats.refreshes += usize::from(refresh);
+            stats.refinements += usize::from(!refresh);
+            let (rows, ended) = self.step_long(index, left);
+            stats.rows += rows;
+            done.extend(ended);
+        }
+        let now = Instant::now();
+        stats.seconds = now.duration_since(started).as_secs_f64();
+        self.apply(done, &stats, now);
     }
 
     /// One forward pass. `None`: it failed, and was logged.
-    fn step(&mut self, plan: &[(usize, StepPlan)]) -> Option<StepOutput> {
+    fn step_whole(&mut self, plan: &[(usize, StepPlan)]) -> Option<StepOutput> {
         let mut batch = StepBatch::default();
         for (index, step) in plan {
             self.running[*index].pack(step, &mut batch);
         }
-        if batch.rows() == 0 {
-            return Some(StepOutput::default());
-        }
-        // A panic leaves at worst the slots of this tick's sequences in disorder, and those are given back.
-        match catch_unwind(AssertUnwindSafe(|| self.backend.step(&batch))) {
-            Ok(Ok(output)) => Some(output),
-            Ok(Err(error)) => {
-                tracing::error!(%error, sequences = plan.len(), "a tick failed");
-                None
-            }
-            Err(panic) => {
-                let reason = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-                let reason = reason.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-                tracing::error!(reason, sequences = plan.len(), "a tick panicked");
-                None
-            }
-        }
+        let backend = &mut self.backend;
+        caught(plan.len(), || backend.step(&batch))
+    }
+
+    /// The next layers of a long step, as many as `rows` rows of a whole step cost. Returns how many rows' worth they
+    /// were, and the step with its result if it is over.
+    fn step_long(&mut self, index: usize, rows: usize) -> (usize, Option<Done>) {
+        let (backend, sequence) = (&mut self.backend, &mut self.running[index]);
+        let Some(step) = &mut sequence.long else { return (0, None) };
+        let layers = backend.layers();
+        let next = step.next(layers, rows);
+        let cost = (step.batch().rows() * next.len()).div_ceil(layers);
+        let result = caught(1, || backend.step_layers(step.batch(), next.clone()));
+        step.reached(next.end);
+        let output = match result {
+            Some(None) => return (cost, None),
+            Some(Some(output)) => Some(output),
+            None => None,
+        };
+        let plan = sequence.long.take().map(|step| (index, step.into_plan()));
+        (cost, Some((plan.into_iter().collect(), output)))
     }
 
     /// Give every stepped sequence its rows; those that are over leave. What happened is counted before a reader hears
     /// of it, so that nobody who has an answer reads counts without it.
-    fn apply(&mut self, plan: &[(usize, StepPlan)], output: Option<StepOutput>, started: Instant) {
-        if plan.is_empty() {
-            return;
-        }
+    fn apply(&mut self, done: Vec<Done>, stats: &TickStats, now: Instant) {
         self.tick += 1;
-        let now = Instant::now();
-        self.metrics.tick(&tick_stats(plan, now.duration_since(started).as_secs_f64()));
+        self.metrics.tick(stats);
         let mut over: Vec<usize> = Vec::new();
-        match &output {
-            None => {
+        for (plan, output) in done {
+            let Some(output) = output else {
                 over.extend(plan.iter().map(|(index, _)| *index));
-                over.iter().for_each(|index| self.fail(&self.running[*index], SequenceError::Backend, now));
-            }
-            Some(output) => {
-                let mut row = 0;
-                for (index, step) in plan {
-                    let (rows, fault) = (output.rows(row, step.needed()), output.fault(row, step.needed()));
-                    row += step.needed();
-                    let is_over = match fault {
-                        Some((target, reason)) => {
-                            tracing::error!(reason, target, "the model made no sense of one sequence");
-                            self.fail(&self.running[*index], SequenceError::Backend, now);
-                            true
-                        }
-                        None => self.advance(*index, rows, now),
-                    };
-                    if is_over {
-                        over.push(*index);
+                plan.iter().for_each(|(i, _)| self.fail(&self.running[*i], SequenceError::Backend, now));
+                continue;
+            };
+            let mut row = 0;
+            for (index, step) in plan {
+                let (rows, fault) = (output.rows(row, step.needed()), output.fault(row, step.needed()));
+                row += step.needed();
+                let is_over = match fault {
+                    Some((target, reason)) => {
+                        tracing::error!(reason, target, "the model made no sense of one sequence");
+                        self.fail(&self.running[index], SequenceError::Backend, now);
+                        true
                     }
+                    None => self.advance(index, rows, now),
+                };
+                if is_over {
+                    over.push(index);
                 }
             }
         }
+        over.sort_unstable();
         for index in over.into_iter().rev() {
             self.running.remove(index);
         }
@@ -288,13 +343,31 @@ fn stats(sequence: &Sequence, now: Instant) -> FinishStats {
     }
 }
 
-fn tick_stats(plan: &[(usize, StepPlan)], seconds: f64) -> TickStats {
+fn tick_stats(plan: &[(usize, StepPlan)]) -> TickStats {
     let refreshes = plan.iter().filter(|(_, step)| step.refresh).count();
     TickStats {
         sequences: plan.len(),
         rows: plan.iter().map(|(_, step)| step.rows()).sum(),
         refreshes,
         refinements: plan.len() - refreshes,
-        seconds,
+        seconds: 0.0,
+    }
+}
+
+/// The result of backend work for so many sequences. `None`: it failed, and was logged. A panic leaves at worst the slots
+/// of these sequences in disorder, and those are given back.
+fn caught<T>(sequences: usize, work: impl FnOnce() -> Result<T, BackendError>) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(result)) => Some(result),
+        Ok(Err(error)) => {
+            tracing::error!(%error, sequences, "a tick failed");
+            None
+        }
+        Err(panic) => {
+            let reason = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+            let reason = reason.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            tracing::error!(reason, sequences, "a tick panicked");
+            None
+        }
     }
 }

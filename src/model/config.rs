@@ -44,6 +44,9 @@ pub struct ModelConfig {
     pub max_positions: usize,
 }
 
+/// Longest canvas of a model, whatever its `config.json` says: the tables of rotary angles grow with it.
+pub const MAX_POSITIONS: usize = 1 << 20;
+
 impl ModelConfig {
     /// Width of one head.
     pub fn head_width(&self) -> usize {
@@ -93,6 +96,18 @@ impl ModelConfig {
             return Err(ModelError::Config(
                 "sizes are zero or do not divide (width, heads, kv heads)".to_owned(),
             ));
+        }
+        if self.max_positions > MAX_POSITIONS {
+            let (found, most) = (self.max_positions, MAX_POSITIONS);
+            return Err(ModelError::Config(format!("{found} positions, at most {most} are supported")));
+        }
+        let constants = self.rope_theta > 0.0 && self.rope_theta.is_finite() && self.norm_eps >= 0.0;
+        if !constants || !self.norm_eps.is_finite() {
+            let message = "rope_theta must be a number above 0 and rms_norm_eps one that is not below 0";
+            return Err(ModelError::Config(message.to_owned()));
+        }
+        if self.vocab < 2 {
+            return Err(ModelError::Config("a vocabulary needs a token beside the mask".to_owned()));
         }
         if self.mask_id as usize >= self.vocab {
             return Err(ModelError::Config(format!(

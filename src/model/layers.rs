@@ -202,30 +202,36 @@ mod tests {
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
     }
 
+    /// Every row of `total` rows of this shape is the same among `counts` rows.
+    fn check_rows((out, width): (usize, usize), total: usize, counts: impl IntoIterator<Item = usize>) {
+        let linear = Linear::new(&noise(1, (out, width)), None).unwrap();
+        let x = noise(2, (total, width));
+        let values = |x: &Tensor| linear.forward(x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let all = values(&x);
+        for rows in counts {
+            let some = values(&x.narrow(0, total - rows, rows).unwrap());
+            let equal = some == all[(total - rows) * out..];
+            assert!(equal, "{rows} rows of {width} x {out} differ from the same rows among {total}");
+        }
+    }
+
     #[test]
     fn a_row_is_the_same_to_the_bit_among_any_number_of_rows() {
-        for (out, width) in [
-            (8, 64),
-            (64, 64),
-            (160, 64),
-            (64, 160),
-            (128, 128),
-            (352, 128),
-            (128, 352),
-            (530, 128),
-            (256, 1024),
-        ] {
-            let linear = Linear::new(&noise(1, (out, width)), None).unwrap();
-            let x = noise(2, (70, width));
-            let all = linear.forward(&x).unwrap().to_vec2::<f32>().unwrap();
-            for rows in 1..=70 {
-                let some = linear.forward(&x.narrow(0, 70 - rows, rows).unwrap()).unwrap();
-                let some = some.to_vec2::<f32>().unwrap();
-                assert!(
-                    some == all[70 - rows..],
-                    "{rows} rows of {width} x {out} differ from the same rows among 70"
-                );
-            }
+        let tests = [(8, 64), (64, 64), (160, 64), (64, 160), (256, 1024)];
+        // Of the bundled model.
+        let bundled = [(128, 128), (352, 128), (128, 352), (525, 128)];
+        // Of a model of 110 million parameters.
+        let small = [(768, 768), (2048, 768), (768, 2048)];
+        // Few outputs of a wide row: keys and values of grouped heads.
+        let narrow = [(64, 1024), (32, 2048)];
+        for shape in [tests.as_slice(), &bundled, &small, &narrow].concat() {
+            check_rows(shape, 1030, (1..=70).chain([96, 128, 333, 512, 1000]));
         }
+    }
+
+    #[test]
+    fn so_it_is_for_a_head_of_many_tokens() {
+        // As many rows as the head is given at once.
+        check_rows((32_000, 768), 262, (1..=70).chain([128, 200]));
     }
 }

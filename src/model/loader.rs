@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::{MmapedSafetensors, SliceSafetensors};
 use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::TensorView;
 
 use super::lora::Adapter;
 use super::{ModelError, ModelSource};
@@ -49,7 +50,9 @@ impl Files {
 
     pub fn load(&self, name: &str, device: &Device) -> Result<Tensor, ModelError> {
         let read = match self {
-            Self::Mapped(files) => files.load(name, device),
+            Self::Mapped(files) => {
+                files.get(name).and_then(check_strides).and_then(|()| files.load(name, device))
+            }
             Self::Bundled(files) => files.load(name, device),
             Self::Memory(tensors) => match tensors.get(name) {
                 Some(tensor) => tensor.to_device(device),
@@ -136,6 +139,15 @@ fn map_files(paths: &[PathBuf]) -> Result<MmapedSafetensors, ModelError> {
     let list = || paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
     // SAFETY: the files must not be changed while the model loads, as for every memory-mapped loader.
     unsafe { MmapedSafetensors::multi(paths) }.map_err(|e| bad_file(list(), e))
+}
+
+/// A file may hold a tensor of no elements whose other lengths are too large to multiply, which candle does.
+fn check_strides(view: TensorView<'_>) -> candle_core::Result<()> {
+    let mut lengths = view.shape().iter().map(|length| (*length).max(1));
+    match lengths.try_fold(1, usize::checked_mul) {
+        Some(_) => Ok(()),
+        None => Err(candle_core::Error::msg(format!("its shape {:?} is none", view.shape()))),
+    }
 }
 
 /// `tensor` as f32, if it has the shape expected.

@@ -2,6 +2,7 @@
 //! mask. One network for all families; they differ in tensor names, biases, grouped heads and shift.
 
 use std::cell::Cell;
+use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor};
 
@@ -117,9 +118,19 @@ impl Transformer {
     /// # Errors
     /// A slot is not open, an id or a position is out of range, or the device fails.
     pub fn forward(&self, batch: &StepBatch, slots: &Slots) -> Result<Tensor> {
-        let mut x = self.embed(batch)?;
+        let x = self.embed(batch)?;
+        self.finish(&self.run(x, batch, slots, 0..self.layers.len())?)
+    }
+
+    /// Run some layers over hidden rows `[rows, D]`; K/V of every window are written into its slot. Which rows share a
+    /// call, and which layers, changes no bit of a row.
+    ///
+    /// # Errors
+    /// A slot is not open, a position is out of range, or the device fails.
+    pub fn run(&self, x: Tensor, batch: &StepBatch, slots: &Slots, layers: Range<usize>) -> Result<Tensor> {
+        let mut x = x;
         let angles = self.rotary.at(&self.positions(batch)?)?;
-        for (number, layer) in self.layers.iter().enumerate() {
+        for (number, layer) in self.layers.iter().enumerate().take(layers.end).skip(layers.start) {
             let y = layer.norm1.forward(&x)?;
             let heads = |linear, count| split_heads(&self.linear(linear, &y)?, count);
             let q = rotate(&heads(&layer.q, self.config.heads)?, &angles)?;
@@ -131,7 +142,15 @@ impl Transformer {
             let gated = swiglu(&self.linear(&layer.gate, &y)?, &self.linear(&layer.up, &y)?)?;
             x = (x + self.linear(&layer.down, &gated)?)?;
         }
-        self.final_norm.forward(&x)
+        Ok(x)
+    }
+
+    /// Behind the last layer: the final normed hidden rows.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn finish(&self, x: &Tensor) -> Result<Tensor> {
+        self.final_norm.forward(x)
     }
 
     /// Final hidden rows `[rows, D]` → logits `[rows, V]`.
@@ -142,7 +161,11 @@ impl Transformer {
         self.linear(&self.head, hidden)
     }
 
-    fn embed(&self, batch: &StepBatch) -> Result<Tensor> {
+    /// What the packed rows feed into the first layer, `[rows, D]`.
+    ///
+    /// # Errors
+    /// An id is outside the vocabulary, or the device fails.
+    pub fn embed(&self, batch: &StepBatch) -> Result<Tensor> {
         let slots = (0..batch.rows()).map(|row| batch.row(row).len()).max().unwrap_or(1);
         let mut ids = Vec::with_capacity(batch.rows() * slots);
         let mut weights = Vec::with_capacity(batch.rows() * slots);

@@ -75,6 +75,16 @@ pub struct FinishStats {
     pub seconds: f64,
 }
 
+/// A connection that counts as open until it is dropped.
+#[derive(Debug)]
+pub struct OpenConnection(IntGauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// Declares [`Metrics`] so that every handle's doc comment is also its HELP text.
 macro_rules! metrics {
     ($( #[doc = $help:literal] $field:ident: $kind:ty = $name:literal $make:expr; )+) => {
@@ -138,6 +148,8 @@ metrics! {
     canvas_positions: IntCounter = "evotoken_canvas_positions_total" counter;
     /// Soft positions whose token changed.
     revisions: IntCounter = "evotoken_revisions_total" counter;
+    /// Connections of clients that are open.
+    connections: IntGauge = "evotoken_connections" gauge;
     /// HTTP replies, by route, method and status.
     http_requests: IntCounterVec = "evotoken_http_requests_total" |n, h| counters(n, h, &["route", "method", "status"]);
     /// Sequences running (alias).
@@ -227,6 +239,12 @@ impl Metrics {
             self.nfe.observe(float(stats.nfe));
             self.tokens_per_forward.observe(float(stats.tokens) / float(stats.nfe));
         }
+    }
+
+    /// A client connected.
+    pub fn connection(&self) -> OpenConnection {
+        self.connections.inc();
+        OpenConnection(self.connections.clone())
     }
 
     /// An HTTP reply was made. `route` is the pattern, not the path, so that clients cannot grow the label set.

@@ -264,6 +264,9 @@ impl Formatter for Spaced {
     }
 }
 
+/// Deepest indentation that `tojson` writes per level: a template must not ask for gigabytes of spaces.
+const MOST_INDENT: usize = 64;
+
 /// `tojson`, with `indent` as its only option; `ensure_ascii=false` is what it does anyway.
 fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
@@ -271,6 +274,10 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
         return Err(Error::new(ErrorKind::InvalidOperation, "tojson writes no ASCII escapes"));
     }
     options.assert_all_used()?;
+    if indent.is_some_and(|width| width > MOST_INDENT) {
+        let message = format!("tojson indents by at most {MOST_INDENT}");
+        return Err(Error::new(ErrorKind::InvalidOperation, message));
+    }
     let mut out = Vec::new();
     let written = match indent {
         Some(width) => {

@@ -4,6 +4,7 @@ pub mod chat_template;
 pub mod detokenizer;
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use detokenizer::Detokenizer;
 
@@ -39,10 +40,14 @@ impl Tokenizer {
     /// # Errors
     /// It is not a tokenizer.
     pub fn from_json(json: &[u8]) -> Result<Self, ModelError> {
-        let unusable =
-            |e: tokenizers::Error| ModelError::File { file: "tokenizer.json".into(), reason: e.to_string() };
-        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(unusable)?;
-        inner.with_truncation(None).map_err(unusable)?;
+        let panicked = || Err("the tokenizers library panicked on it".into());
+        let parsed = catch_unwind(|| Self::parse(json)).unwrap_or_else(|_| panicked());
+        parsed.map_err(|e| ModelError::File { file: "tokenizer.json".into(), reason: e.to_string() })
+    }
+
+    fn parse(json: &[u8]) -> tokenizers::Result<Self> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
+        inner.with_truncation(None)?;
         inner.with_padding(None);
         let reads_bytes = inner
             .token_to_id("<0x61>")
@@ -74,7 +79,8 @@ impl Tokenizer {
     }
 
     fn ids(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TokenizeError> {
-        let encoding = self.inner.encode_fast(text, add_special).map_err(|e| TokenizeError(e.to_string()))?;
+        let encoded = guarded(|| self.inner.encode_fast(text, add_special));
+        let encoding = encoded.map_err(|e| TokenizeError(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -94,7 +100,7 @@ impl Tokenizer {
     }
 
     fn text(&self, ids: &[u32], skip_special: bool) -> String {
-        self.inner.decode(ids, skip_special).unwrap_or_else(|error| {
+        guarded(|| self.inner.decode(ids, skip_special)).unwrap_or_else(|error| {
             tracing::error!(%error, "a decoder failed");
             String::new()
         })
@@ -114,4 +120,11 @@ impl Tokenizer {
         let holds_bytes = ids[open..].iter().any(|id| self.bytes.contains(id));
         if holds_bytes { ids.len() - open } else { 0 }
     }
+}
+
+/// The tokenizers library panics on some `tokenizer.json` that it reads without complaint (a merge of which a part is not
+/// in the vocabulary, say). Texts then fail, not the server.
+fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    // What is borrowed is only read; the library's caches are behind locks of which a poisoned one is not used.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("the tokenizer panicked".into()))
 }

@@ -22,7 +22,8 @@ const PATIENT: ConnectionLimits =
 async fn listen(server: &Server, limits: ConnectionLimits) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
-    tokio::spawn(serve(listener, server.router.clone(), limits, std::future::pending()));
+    let metrics = server.metrics.clone();
+    tokio::spawn(serve(listener, server.router.clone(), limits, metrics, std::future::pending()));
     address
 }
 
@@ -121,6 +122,53 @@ async fn an_answer_may_take_longer_than_headers_and_writes() {
     let body = json!({"prompt": prompt, "max_tokens": steps as u64, "diffusion": {"block_length": 1}});
     let (_, reply) = ask(&address, &post(&body), "total_tokens").await;
     assert!(reply.contains(&prompt), "{reply}");
+}
+
+#[tokio::test]
+async fn open_connections_are_counted() {
+    let server = server();
+    let address = listen(&server, PATIENT).await;
+    server.until("evotoken_connections 0").await;
+    let (first, second) = (connect(&address).await, connect(&address).await);
+    server.until("evotoken_connections 2").await;
+    drop(first);
+    server.until("evotoken_connections 1").await;
+    send(&second, &get("/metrics")).await.expect("a request");
+    let reply = read_until(&second, "evotoken_ticks_total").await.expect("metrics");
+    assert!(reply.contains("\nevotoken_connections 1\n"), "{reply}");
+    drop(second);
+    server.until("evotoken_connections 0").await;
+}
+
+#[tokio::test]
+async fn a_closed_connection_costs_no_tick_but_the_one_that_runs() {
+    for stream in [true, false] {
+        let (gate, mut seen) = fake::gate();
+        let server = Plan::with(|plan| plan.gate = Some(gate)).start();
+        let address = listen(&server, PATIENT).await;
+        let body = json!({"prompt": "abcdefgh".repeat(8), "max_tokens": 60, "stream": stream, "diffusion": {"block_length": 4}});
+        let client = connect(&address).await;
+        send(&client, &post(&body)).await.expect("a request");
+        // The first tick passes, the second is under way.
+        seen.let_tick_pass();
+        if stream {
+            read_until(&client, "data: {").await.expect("a first block");
+        }
+        server.until("evotoken_ticks_total 1").await;
+        drop(client);
+        server.until("evotoken_connections 0").await;
+        assert_eq!(seen.opened_and_closed(), (1, 0), "the slot is held while its tick runs");
+        seen.let_tick_pass();
+        server.until("evotoken_kv_bytes_used 0").await;
+        assert_eq!((seen.opened_and_closed(), seen.ticks()), ((1, 1), 2));
+        // Were it still there, it would tick now.
+        seen.let_all_pass();
+        let (_, reply) =
+            ask(&address, &post(&json!({"prompt": "ab", "max_tokens": 4})), "total_tokens").await;
+        assert!(reply.contains("\"text\":\"ab\""), "{reply}");
+        assert_eq!((seen.opened_and_closed().0, seen.ticks()), (2, 3), "its only tick and none of the first");
+        server.until("evotoken_sequences_finished_total{outcome=\"cancelled\"} 1").await;
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use evotoken::engine::batch::{Backend, BackendError, SlotId, StepBatch, StepOutput};
@@ -58,12 +60,78 @@ pub fn letter(letter: char) -> u32 {
     FIRST_LETTER + u32::from(letter) - u32::from(' ')
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FakeBackend {
     prompts: HashMap<SlotId, Vec<u32>>,
+    /// Whether marker letters, and the length without memory, mean anything.
+    markers: bool,
+    gate: Option<Gate>,
+}
+
+/// The backend's end of a [`gate`].
+#[derive(Debug)]
+pub struct Gate {
+    permits: Receiver<()>,
+    counts: Arc<Counts>,
+}
+
+/// What a gated backend was asked for so far.
+#[derive(Debug, Default)]
+struct Counts {
+    opened: AtomicUsize,
+    closed: AtomicUsize,
+    ticks: AtomicUsize,
+}
+
+/// The test's end of a [`gate`].
+#[derive(Debug)]
+pub struct Keeper {
+    permits: Option<Sender<()>>,
+    counts: Arc<Counts>,
+}
+
+/// Lets ticks pass one by one, and counts.
+pub fn gate() -> (Gate, Keeper) {
+    let (sender, permits) = channel();
+    let counts = Arc::<Counts>::default();
+    let keeper = Keeper { permits: Some(sender), counts: Arc::clone(&counts) };
+    (Gate { permits, counts }, keeper)
+}
+
+impl Keeper {
+    /// One more tick may pass.
+    pub fn let_tick_pass(&self) {
+        self.permits.as_ref().expect("ticks still wait").send(()).expect("the backend lives");
+    }
+
+    /// No tick waits from now on.
+    pub fn let_all_pass(&mut self) {
+        self.permits = None;
+    }
+
+    /// Slots that were opened and closed.
+    pub fn opened_and_closed(&self) -> (usize, usize) {
+        let Counts { opened, closed, .. } = &*self.counts;
+        (opened.load(Ordering::SeqCst), closed.load(Ordering::SeqCst))
+    }
+
+    /// Ticks that passed.
+    pub fn ticks(&self) -> usize {
+        self.counts.ticks.load(Ordering::SeqCst)
+    }
 }
 
 impl FakeBackend {
+    pub fn new(markers: bool, gate: Option<Gate>) -> Self {
+        Self { prompts: HashMap::new(), markers, gate }
+    }
+
+    fn count(&self, which: impl Fn(&Counts) -> &AtomicUsize) {
+        if let Some(gate) = &self.gate {
+            which(&gate.counts).fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
     /// Token at a canvas position behind the prompt.
     fn answer(&self, slot: SlotId, position: usize) -> u32 {
         let prompt = &self.prompts[&slot];
@@ -78,17 +146,24 @@ impl Backend for FakeBackend {
     }
 
     fn open_slot(&mut self, _slot: SlotId, canvas: usize) -> Result<(), BackendError> {
-        if canvas == NO_MEMORY_CANVAS {
+        if self.markers && canvas == NO_MEMORY_CANVAS {
             return Err(BackendError::OutOfMemory { bytes: canvas });
         }
+        self.count(|counts| &counts.opened);
         Ok(())
     }
 
     fn close_slot(&mut self, slot: SlotId) {
+        self.count(|counts| &counts.closed);
         self.prompts.remove(&slot);
     }
 
     fn step(&mut self, batch: &StepBatch) -> Result<StepOutput, BackendError> {
+        if let Some(gate) = &self.gate {
+            // A dropped keeper is an open gate.
+            let _ = gate.permits.recv();
+        }
+        self.count(|counts| &counts.ticks);
         let mut row = 0;
         for segment in &batch.segments {
             let fed = |row: usize| batch.row(row)[0].0;
@@ -97,7 +172,8 @@ impl Backend for FakeBackend {
             row += segment.window.len();
         }
         let asked = |marker: char| {
-            batch.segments.iter().any(|segment| self.prompts[&segment.slot].contains(&letter(marker)))
+            self.markers
+                && batch.segments.iter().any(|segment| self.prompts[&segment.slot].contains(&letter(marker)))
         };
         assert!(!asked(PANIC), "the fake was asked to panic");
         if asked(FAIL) {
@@ -112,7 +188,9 @@ impl Backend for FakeBackend {
                 let token = self.answer(segment.slot, position);
                 output.guesses.push((token, 0.95));
                 output.candidates.push((token, 0.95));
-                output.candidates.extend((1..batch.top_k).map(|rank| (FIRST_BYTE + rank as u32, 0.01)));
+                output
+                    .candidates
+                    .extend((1..batch.top_k).map(|rank| (FIRST_BYTE + rank as u32 % 256, 0.0001)));
             }
         }
         Ok(output)

@@ -6,8 +6,13 @@ mod connections;
 mod description;
 mod ends;
 mod fake;
+mod hostile;
+#[path = "../hostile/memory.rs"]
+mod memory;
 mod operations;
 mod refusals;
+#[path = "../hostile/spoil.rs"]
+mod spoil;
 mod tokens;
 
 use std::sync::Arc;
@@ -52,6 +57,10 @@ struct Plan {
     template: Option<&'static str>,
     timeout: Option<Duration>,
     loaded: bool,
+    /// Whether marker letters make the model misbehave.
+    markers: bool,
+    /// Ticks wait for the test.
+    gate: Option<fake::Gate>,
 }
 
 /// Roles in brackets, trimmed contents; some messages are refused.
@@ -66,7 +75,15 @@ impl Default for Plan {
         settings.limits.max_prompt_tokens = 100;
         settings.limits.max_new_tokens = 90;
         let defaults = GenerationDefaults::default();
-        Self { settings, defaults, template: Some(TEMPLATE), timeout: None, loaded: true }
+        Self {
+            settings,
+            defaults,
+            template: Some(TEMPLATE),
+            timeout: None,
+            loaded: true,
+            markers: true,
+            gate: None,
+        }
     }
 }
 
@@ -78,10 +95,10 @@ impl Plan {
     }
 
     fn start(self) -> Server {
-        let Self { settings, defaults, template, timeout, loaded } = self;
+        let Self { settings, defaults, template, timeout, loaded, markers, gate } = self;
         let metrics = Arc::new(Metrics::new());
         let info = ModelInfo { mask_id: fake::MASK, eos_ids: vec![fake::EOS], attention: Attention::Full };
-        let backend = fake::FakeBackend::default();
+        let backend = fake::FakeBackend::new(markers, gate);
         let engine =
             engine::start(backend, info, (&settings.engine).into(), metrics.clone()).expect("a thread");
         let limits = Limits {

@@ -97,6 +97,7 @@ async fn bad_values_are_named_by_their_path() {
         (json!({"prompt": prompt, "diffusion": {"factor": 0}}), "diffusion.factor"),
         (json!({"prompt": prompt, "diffusion": {"block_length": 0}}), "diffusion.block_length"),
         (json!({"prompt": prompt, "diffusion": {"k_soft": 5000}}), "diffusion.k_soft"),
+        (json!({"prompt": prompt, "diffusion": {"k_soft": 257}}), "diffusion.k_soft"),
         (json!({"prompt": prompt, "diffusion": {"alpha": 1}}), "diffusion.alpha"),
         (json!({"prompt": prompt, "diffusion": {"method": "magic"}}), "diffusion.method"),
         (json!({"prompt": prompt, "diffusion": {"cache": "all"}}), "diffusion.cache"),

@@ -1,10 +1,10 @@
 //! Batched equals alone, with a real model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use evotoken::backend::CandleBackend;
 use evotoken::backend::device::DeviceChoice;
 use evotoken::decode::{Attention, Boundary, CacheMode, DecodeOptions, Method, State};
@@ -24,20 +24,50 @@ fn fixture(path: &str) -> PathBuf {
 }
 
 fn backend() -> CandleBackend {
-    adapted(false)
+    adapted(false, None)
 }
 
-/// The same model, with a LoRA or without.
-fn adapted(adapter: bool) -> CandleBackend {
-    let adapter = adapter.then(|| ModelSource::folder(fixture("llada-tiny-lora/adapter")));
-    let source = ModelSource::folder(fixture("llada-tiny-lora"));
+/// The same model, its weights stored in bf16 or in f32, with a LoRA of this rank or without.
+fn adapted(bf16: bool, rank: Option<usize>) -> CandleBackend {
+    let folder = tempfile::tempdir().unwrap();
+    let model = fixture("llada-tiny");
+    std::fs::copy(model.join("config.json"), folder.path().join("config.json")).unwrap();
+    let weights = candle_core::safetensors::load(model.join("model.safetensors"), &Device::Cpu).unwrap();
+    let dtype = if bf16 { DType::BF16 } else { DType::F32 };
+    let weights: HashMap<_, _> =
+        weights.into_iter().map(|(name, tensor)| (name, tensor.to_dtype(dtype).unwrap())).collect();
+    candle_core::safetensors::save(&weights, folder.path().join("model.safetensors")).unwrap();
+    let adapter = rank.map(|rank| {
+        write_adapter(folder.path(), rank);
+        ModelSource::folder(folder.path())
+    });
+    let source = ModelSource::folder(folder.path());
     CandleBackend::load(&source, adapter.as_ref(), DeviceChoice::Cpu).unwrap()
 }
 
-fn engine(adapter: bool, slots: usize, rows_per_tick: usize) -> EngineHandle {
+/// A LoRA for one matrix of every shape that the model has.
+fn write_adapter(folder: &Path, rank: usize) {
+    let wave = |rows: usize, columns: usize, step: f32| {
+        let values = (0..rows * columns).map(|i| (i as f32 * step).sin() * 0.2).collect();
+        Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()
+    };
+    let mut tensors = HashMap::new();
+    for (layer, module, out, width) in
+        [(0, "q_proj", 64, 64), (1, "v_proj", 64, 64), (1, "ff_proj", 160, 64), (2, "ff_out", 64, 160)]
+    {
+        let path = format!("base_model.model.model.transformer.blocks.{layer}.{module}");
+        tensors.insert(format!("{path}.lora_A.weight"), wave(rank, width, 0.7));
+        tensors.insert(format!("{path}.lora_B.weight"), wave(out, rank, 1.3));
+    }
+    candle_core::safetensors::save(&tensors, folder.join("adapter_model.safetensors")).unwrap();
+    let config = format!("{{\"r\": {rank}, \"lora_alpha\": 8}}");
+    std::fs::write(folder.join("adapter_config.json"), config).unwrap();
+}
+
+fn engine(backend: CandleBackend, slots: usize, rows_per_tick: usize) -> EngineHandle {
     let model = ModelInfo { mask_id: MASK, eos_ids: vec![EOS], attention: Attention::Full };
     let limits = EngineLimits { queue: 64, slots, kv_bytes: 1 << 28, rows_per_tick, event_buffer: 256 };
-    start(adapted(adapter), model, limits, Arc::new(Metrics::new())).unwrap()
+    start(backend, model, limits, Arc::new(Metrics::new())).unwrap()
 }
 
 fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
@@ -77,19 +107,50 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
     proptest::collection::vec(one, 2..17)
 }
 
+/// A request gets its own answer alone and in a crowd, whatever arrives with it, on how many slots and however few rows a
+/// tick may have.
+fn holds(
+    model: impl Fn() -> CandleBackend,
+    requests: &[GenerateRequest],
+    slots: usize,
+    budget: usize,
+) -> Result<(), TestCaseError> {
+    let alone = engine(model(), 1, 1 << 16);
+    let alone: Vec<_> =
+        requests.iter().map(|r| super::answer(&super::events(super::one(&alone, r.clone())))).collect();
+    let crowd = engine(model(), slots, budget);
+    let readers = crowd.submit(requests.to_vec(), None).unwrap();
+    let together: Vec<_> = readers.into_iter().map(|r| super::answer(&super::events(r))).collect();
+    prop_assert_eq!(alone, together);
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
     #[test]
     fn a_batched_answer_is_the_answer_alone(
-        requests in requests(), adapter in any::<bool>(), slots in 1usize..17, budget in 16usize..400,
+        requests in requests(), slots in 1usize..17, budget in 16usize..400,
     ) {
-        let alone = engine(adapter, 1, 1 << 16);
-        let alone: Vec<_> =
-            requests.iter().map(|r| super::answer(&super::events(super::one(&alone, r.clone())))).collect();
-        let crowd = engine(adapter, slots, budget);
-        let readers = crowd.submit(requests, None).unwrap();
-        let together: Vec<_> = readers.into_iter().map(|r| super::answer(&super::events(r))).collect();
-        prop_assert_eq!(alone, together);
+        holds(|| adapted(false, None), &requests, slots, budget)?;
+    }
+
+    #[test]
+    fn so_it_is_with_bf16_weights_and_adapters_of_any_rank(
+        requests in requests(), slots in 2usize..17, budget in 16usize..400, bf16 in any::<bool>(),
+        rank in prop_oneof![Just(None), Just(Some(4)), Just(Some(8)), Just(Some(16))],
+    ) {
+        holds(|| adapted(bf16, rank), &requests, slots, budget)?;
+    }
+}
+
+#[test]
+fn an_adapter_and_bf16_weights_change_what_the_model_says() {
+    let prompts: [&[u32]; 1] = [&[5, 6, 7]];
+    let numbers = |bf16, rank| first_steps(&mut adapted(bf16, rank), &prompts).1.candidates;
+    let all = [(false, None), (true, None), (false, Some(4)), (false, Some(8)), (true, Some(16))];
+    let all: Vec<_> = all.into_iter().map(|(bf16, rank)| numbers(bf16, rank)).collect();
+    for (at, some) in all.iter().enumerate() {
+        assert!(!all[..at].contains(some), "model {at} says what another one says");
     }
 }
 
@@ -139,6 +200,38 @@ fn first_steps(backend: &mut CandleBackend, prompts: &[&[u32]]) -> (usize, StepO
         batch.push_step(&state, &state.plan(), slot, None);
     }
     (batch.needed() / prompts.len(), backend.step(&batch).unwrap())
+}
+
+#[test]
+fn a_step_that_is_cut_between_layers_gives_the_same_numbers_to_the_bit() {
+    for (family, mask) in [("llada-tiny", MASK), ("dream-tiny", 140)] {
+        let source = ModelSource::folder(fixture(family));
+        let load = || CandleBackend::load(&source, None, DeviceChoice::Cpu).unwrap();
+        let (mut whole, mut cut) = (load(), load());
+        let params = DecodeOptions { block_length: Some(4), ..DecodeOptions::default() };
+        let params = params.resolve(8, VOCAB).unwrap();
+        let mut step = |prompt: &[u32], index| {
+            let slot = SlotId { index, generation: 0 };
+            let state = State::new(prompt, 8, params, Attention::Full, mask);
+            let mut batch = StepBatch::default();
+            batch.push_step(&state, &state.plan(), slot, None);
+            for backend in [&mut whole, &mut cut] {
+                backend.open_slot(slot, prompt.len() + 8).unwrap();
+            }
+            batch
+        };
+        let (long, other) = (step(&[5, 6, 7, 8, 9, 10, 11, 12, 13, 14], 0), step(&[20, 21], 1));
+        let expected = (whole.step(&long).unwrap(), whole.step(&other).unwrap());
+        assert_eq!(cut.layers(), 3);
+        assert!(cut.step_layers(&long, 0..1).unwrap().is_none());
+        let of_other = cut.step(&other).unwrap();
+        let of_long = cut.step_layers(&long, 1..3).unwrap().unwrap();
+        assert_eq!((of_long, of_other), expected, "{family}");
+        assert!(cut.step_layers(&long, 1..3).is_err(), "it is over");
+        assert!(cut.step_layers(&long, 0..2).unwrap().is_none());
+        cut.close_slot(long.segments[0].slot);
+        assert!(cut.step_layers(&long, 2..3).is_err(), "its slot is closed");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A scripted backend: tokens are a function of the position, and marker tokens in the prompt make it misbehave.
 
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use evotoken::engine::batch::{Backend, BackendError, SlotId, StepBatch, StepOutput};
@@ -10,6 +11,8 @@ pub const FAIL: u32 = 90;
 pub const PANIC: u32 = 91;
 /// A prompt with this token makes no numbers of its own rows.
 pub const NO_NUMBERS: u32 = 92;
+/// A prompt with this token gets fewer rows than it needs.
+pub const TOO_FEW_ROWS: u32 = 93;
 /// A prompt with this token gets no slot.
 pub const NO_MEMORY_CANVAS: usize = 77;
 /// The fake's end-of-text, written at canvas positions that are a multiple of [`EOS_EVERY`].
@@ -25,18 +28,26 @@ pub enum Seen {
     Closed(SlotId),
     /// Sequences in a tick.
     Tick(usize),
+    /// These layers of a long step.
+    Layers(Range<usize>),
 }
 
 pub struct FakeBackend {
     seen: Sender<Seen>,
     /// Taken before every tick, if there is one: the test decides when a tick may run.
     gate: Option<Receiver<()>>,
+    layers: usize,
 }
 
 impl FakeBackend {
     pub fn new(gate: Option<Receiver<()>>) -> (Self, Receiver<Seen>) {
+        Self::of_layers(1, gate)
+    }
+
+    /// A model whose steps can be cut.
+    pub fn of_layers(layers: usize, gate: Option<Receiver<()>>) -> (Self, Receiver<Seen>) {
         let (seen, events) = channel();
-        (Self { seen, gate }, events)
+        (Self { seen, gate, layers }, events)
     }
 
     fn tell(&self, seen: Seen) {
@@ -79,7 +90,27 @@ impl Backend for FakeBackend {
         if batch.pairs.iter().any(|(id, _)| *id == FAIL) {
             return Err(BackendError::Forward("the fake was asked to fail".to_owned()));
         }
-        Ok(output(batch))
+        let mut output = output(batch);
+        if batch.pairs.iter().any(|(id, _)| *id == TOO_FEW_ROWS) {
+            output.guesses.clear();
+        }
+        Ok(output)
+    }
+
+    fn layers(&self) -> usize {
+        self.layers
+    }
+
+    fn step_layers(
+        &mut self,
+        batch: &StepBatch,
+        layers: Range<usize>,
+    ) -> Result<Option<StepOutput>, BackendError> {
+        self.tell(Seen::Layers(layers.clone()));
+        if batch.pairs.iter().any(|(id, _)| *id == PANIC) {
+            panic!("the fake was asked to panic");
+        }
+        Ok((layers.end == self.layers).then(|| output(batch)))
     }
 }
 

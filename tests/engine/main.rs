@@ -4,6 +4,7 @@
 
 mod batching;
 mod fake;
+mod long;
 mod schedules;
 
 use std::sync::Arc;
@@ -186,6 +187,14 @@ fn a_failed_or_panicking_tick_fails_its_sequences_and_the_engine_lives_on() {
         assert_eq!(events, [BlockEvent::Admitted, BlockEvent::Failed(SequenceError::Backend)]);
         answer(&self::events(one(&engine, request(&[5], 8))));
     }
+}
+
+#[test]
+fn a_panic_of_the_engine_itself_fails_its_sequences_and_the_engine_lives_on() {
+    let (engine, _) = engine(engine_limits());
+    let failed = events(one(&engine, request(&[fake::TOO_FEW_ROWS], 8)));
+    assert_eq!(failed, [BlockEvent::Admitted, BlockEvent::Failed(SequenceError::Backend)]);
+    answer(&events(one(&engine, request(&[5], 8))));
 }
 
 #[test]
