@@ -15,7 +15,7 @@ use super::schema::{
     Delivery, DiffusionOptions, DiffusionReport, Stop, StreamOptions, Usage, check_model, count,
 };
 use super::{App, JsonBody, parameters};
-use crate::service::{Ask, Prompts};
+use crate::service::{Ask, Prompts, SamplingOptions};
 
 /// A prompt or several.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
@@ -54,6 +54,12 @@ pub struct CompletionRequest {
     pub seed: Option<i64>,
     /// Up to 4 strings (the server's setting) that end an answer; they are not part of it.
     pub stop: Option<Stop>,
+    /// End-of-text cannot end an answer before it has so many tokens; a stop string can.
+    #[schema(minimum = 0, default = 0)]
+    pub min_tokens: Option<i64>,
+    /// End-of-text is never written: an answer has all the tokens it has room for, unless a stop string ends it.
+    #[schema(default = false)]
+    pub ignore_eos: Option<bool>,
     /// Answers per prompt; prompts times `n` is limited by the server.
     #[schema(minimum = 1, default = 1)]
     pub n: Option<i64>,
@@ -197,6 +203,10 @@ impl CompletionRequest {
             choices: count("n", self.n)?.unwrap_or(1),
             max_tokens: count("max_tokens", self.max_tokens)?,
             temperature: self.temperature,
+            sampling: SamplingOptions {
+                min_tokens: count("min_tokens", self.min_tokens)?,
+                ignore_eos: self.ignore_eos.unwrap_or(false),
+            },
             seed: self.seed.map(i64::cast_unsigned),
             stop: self.stop.map_or_else(Vec::new, Stop::into_vec),
             decode: self.diffusion.unwrap_or_default().into_options()?,

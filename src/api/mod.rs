@@ -14,6 +14,7 @@ pub mod serve;
 pub mod sse;
 mod stall;
 pub mod tokens;
+pub mod turn;
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -68,7 +68,7 @@ const FILTER: &str = "of the filters of candidates only temperature and seed are
 const SCORES: &str = "probabilities of tokens are not reported";
 
 /// Refused by every endpoint that generates.
-const EVERYWHERE: [Refused; 16] = [
+const EVERYWHERE: [Refused; 14] = [
     refused("logit_bias", Neutral::Empty, "the logits are not changed before a choice"),
     refused("top_p", Neutral::Number(1.0), FILTER),
     refused("top_k", Neutral::Off, FILTER),
@@ -76,8 +76,6 @@ const EVERYWHERE: [Refused; 16] = [
     refused("presence_penalty", Neutral::Number(0.0), PENALTY),
     refused("frequency_penalty", Neutral::Number(0.0), PENALTY),
     refused("repetition_penalty", Neutral::Number(1.0), PENALTY),
-    refused("min_tokens", Neutral::Number(0.0), "end-of-text is not held back"),
-    refused("ignore_eos", Neutral::False, "end-of-text always ends an answer"),
     refused("use_beam_search", Neutral::False, "there is no order of tokens to search along"),
     refused("prompt_logprobs", Neutral::Never, SCORES),
     refused("guided_choice", Neutral::Never, AUTOMATON),

@@ -1,5 +1,7 @@
 //! From logits to candidates: mask excluded, soft-max statistics, top-k, and the (Gumbel) arg-max, in one pass per row.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use crate::engine::batch::Sampling;
@@ -14,11 +16,11 @@ pub(super) struct RowCandidates {
     pub top: Vec<(u32, f32)>,
 }
 
-/// How to look at a row: greedy, or with noise keyed by the position.
+/// How to look at a row: what its sequence wants, for the row's position.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct RowSampling {
-    /// The sequence's part of the key.
-    pub sampling: Sampling,
+pub(super) struct RowSampling<'a> {
+    /// The sequence's wishes.
+    pub sampling: &'a Sampling,
     /// Canvas position of the row.
     pub position: usize,
 }
@@ -29,7 +31,7 @@ pub(super) fn candidates(
     logits: &[f32],
     mask_id: u32,
     top_k: usize,
-    sampling: &[Option<RowSampling>],
+    sampling: &[Option<RowSampling<'_>>],
 ) -> Vec<Result<RowCandidates, String>> {
     let vocab = logits.len() / sampling.len();
     logits
@@ -43,12 +45,14 @@ fn row_candidates(
     row: &[f32],
     mask_id: u32,
     top_k: usize,
-    sampling: Option<RowSampling>,
+    sampling: Option<RowSampling<'_>>,
 ) -> Result<RowCandidates, String> {
+    let row = adjusted(row, mask_id, sampling)?;
+    let row = row.as_ref();
     let mut best: Vec<(u32, f32)> = Vec::with_capacity(top_k + 1);
     for (id, logit) in (0u32..).zip(row).filter(|(id, _)| *id != mask_id) {
         if !logit.is_finite() {
-            return Err(format!("the logit of token {id} is {logit}"));
+            return Err(no_number(id, *logit));
         }
         // Strictly greater: of equal logits the lower id stays ahead.
         if best.len() < top_k || *logit > best[best.len() - 1].1 {
@@ -63,15 +67,41 @@ fn row_candidates(
     #[expect(clippy::cast_possible_truncation, reason = "a probability needs no f64")]
     let probability = |logit: f32| (f64::from(logit - max).exp() / sum) as f32;
     let guess = match sampling {
-        None => best[0].0,
-        Some(sampling) => noisy_arg_max(row, mask_id, sampling),
+        Some(row_sampling) if row_sampling.sampling.temperature > 0.0 => {
+            noisy_arg_max(row, mask_id, row_sampling)
+        }
+        _ => best[0].0,
     };
     let top = best.into_iter().map(|(id, logit)| (id, probability(logit))).collect();
     Ok(RowCandidates { guess: (guess, probability(row[guess as usize])), top })
 }
 
+fn no_number(id: u32, logit: f32) -> String {
+    format!("the logit of token {id} is {logit}")
+}
+
+/// The row as its sequence wants it: itself, or a changed copy. A logit that is no finite number is found before the
+/// change could hide it.
+fn adjusted<'a>(
+    row: &'a [f32],
+    mask_id: u32,
+    sampling: Option<RowSampling<'_>>,
+) -> Result<Cow<'a, [f32]>, String> {
+    let Some(RowSampling { sampling: Sampling { adjustment: Some(adjustment), .. }, position }) = sampling
+    else {
+        return Ok(Cow::Borrowed(row));
+    };
+    let bad = (0u32..).zip(row).find(|(id, logit)| *id != mask_id && !logit.is_finite());
+    if let Some((id, logit)) = bad {
+        return Err(no_number(id, *logit));
+    }
+    let mut row = row.to_vec();
+    adjustment.apply(&mut row, position);
+    Ok(Cow::Owned(row))
+}
+
 /// arg-max of logits + temperature * Gumbel noise: a draw from softmax(logits / temperature).
-fn noisy_arg_max(row: &[f32], mask_id: u32, RowSampling { sampling, position }: RowSampling) -> u32 {
+fn noisy_arg_max(row: &[f32], mask_id: u32, RowSampling { sampling, position }: RowSampling<'_>) -> u32 {
     let key =
         rng::key(&[sampling.seed, u64::from(sampling.choice), u64::from(sampling.step), position as u64]);
     let scores = (0u32..).zip(row).filter(|(id, _)| *id != mask_id).map(|(id, logit)| {
@@ -119,8 +149,8 @@ mod tests {
         let draws = 20_000;
         let mut counts = [0usize; 4];
         for step in 0..draws {
-            let sampling = Sampling { temperature, seed: 7, choice: 0, step };
-            let got = candidates(&row, 2, 1, &[Some(RowSampling { sampling, position: 3 })]);
+            let sampling = Sampling { adjustment: None, temperature, seed: 7, choice: 0, step };
+            let got = candidates(&row, 2, 1, &[Some(RowSampling { sampling: &sampling, position: 3 })]);
             counts[got[0].as_ref().unwrap().guess.0 as usize] += 1;
         }
         let weight = |l: f32| f64::from(l / temperature).exp();

@@ -1,7 +1,9 @@
 //! The seam between scheduling and tensors: what one tick asks of a model, and what comes back. Host data only.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use super::adjustment::Adjustment;
 use crate::decode::{State, StepPlan, Window};
 
 /// A piece of K/V memory, held by one sequence. The generation keeps a late result from reaching the next owner.
@@ -13,9 +15,11 @@ pub struct SlotId {
     pub generation: u32,
 }
 
-/// Randomness of one step of one sequence; the same numbers give the same choice in any batch.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// How one step of one sequence chooses its guesses; the same numbers give the same choice in any batch.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
+    /// What is changed about the logits before anything is read from them, the candidates included.
+    pub adjustment: Option<Arc<Adjustment>>,
     /// Above 0: guesses are drawn by Gumbel noise of this scale instead of taken as arg-max.
     pub temperature: f32,
     /// The request's seed.
@@ -39,7 +43,7 @@ pub struct Segment {
     /// Canvas positions whose logits are needed (*target* positions: a model with shifted logits reads them one row to
     /// the left). Empty, or within the window.
     pub targets: Range<usize>,
-    /// `None`: greedy.
+    /// `None`: the most probable tokens, as the model has them.
     pub sampling: Option<Sampling>,
 }
 
@@ -75,6 +79,7 @@ impl StepBatch {
             for position in positions.clone() {
                 self.push_row(state.pairs(position));
             }
+            let sampling = sampling.clone();
             self.segments.push(Segment { slot, window: positions, visible, targets, sampling });
         }
         self.top_k = self.top_k.max(state.top_k());
@@ -92,8 +97,8 @@ impl StepBatch {
     }
 }
 
-/// What the model thinks of each needed row, in segment order, then target order. The mask token is excluded before
-/// the soft-max.
+/// What the model thinks of each needed row, in segment order, then target order. The mask token is excluded and the
+/// logits are adjusted before the soft-max.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepOutput {
     /// Candidates per row: [`StepBatch::top_k`].

@@ -1,8 +1,10 @@
 //! One running sequence: its slot, its canvas, and the reader it reports to.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::ModelInfo;
+use super::adjustment::Adjustment;
 use super::batch::{RowsView, Sampling, StepBatch};
 use super::event::{BlockEvent, FinishReason, Progress, SequenceError};
 use super::reader::Writer;
@@ -57,6 +59,7 @@ pub(super) struct Sequence {
     /// The tick of the last step.
     pub last_tick: u64,
     state: State,
+    adjustment: Option<Arc<Adjustment>>,
     slot: SlotLease,
 }
 
@@ -71,7 +74,8 @@ impl Sequence {
             model.mask_id,
         );
         let progress = Progress { seed: request.seed(), ..Progress::default() };
-        Self { ticket, progress, last_tick: tick, state, slot }
+        let adjustment = Adjustment::new(request.sampling(), request.prompt().len()).map(Arc::new);
+        Self { ticket, progress, last_tick: tick, state, adjustment, slot }
     }
 
     pub fn plan(&self) -> StepPlan {
@@ -81,7 +85,9 @@ impl Sequence {
     /// Append the step of `plan` to the tick's rows.
     pub fn pack(&self, plan: &StepPlan, batch: &mut StepBatch) {
         let request = &self.ticket.request;
-        let sampling = (request.temperature() > 0.0).then(|| Sampling {
+        let asked = request.temperature() > 0.0 || self.adjustment.is_some();
+        let sampling = asked.then(|| Sampling {
+            adjustment: self.adjustment.clone(),
             temperature: request.temperature(),
             seed: request.seed(),
             choice: request.choice(),

@@ -2,6 +2,7 @@
 
 pub mod defaults;
 pub mod request;
+pub mod sampling;
 pub mod stop;
 pub mod stream;
 mod tokens;
@@ -15,6 +16,7 @@ use futures_util::{Stream, stream as streams};
 use tokio_stream::StreamMap;
 
 pub use defaults::GenerationDefaults;
+pub use sampling::SamplingOptions;
 pub use stream::{TextEvent, TextStream};
 pub use tokens::Source;
 
@@ -91,6 +93,8 @@ pub struct Ask {
     pub max_tokens: Option<usize>,
     /// Noise scale of the guesses, 0 to 2.
     pub temperature: Option<f64>,
+    /// What else is said about the choice of tokens.
+    pub sampling: SamplingOptions,
     /// Key of the randomness; all choices share it and differ by their index.
     pub seed: Option<u64>,
     /// Strings that end an answer.
@@ -179,6 +183,7 @@ impl Service {
             choices: 1,
             max_tokens: Some(1),
             temperature: None,
+            sampling: SamplingOptions::default(),
             seed: None,
             stop: Vec::new(),
             decode: DecodeOptions::default(),
@@ -221,6 +226,7 @@ impl Service {
                     max_tokens,
                     decode,
                     temperature,
+                    sampling: ask.sampling.clone(),
                     seed,
                     choice,
                     stop: ask.stop.clone(),

@@ -1,5 +1,6 @@
 //! A checked request: what the engine runs. It cannot exist invalid, and nobody below checks again.
 
+use super::sampling::{SamplingOptions, SamplingParams};
 use crate::decode::{DecodeOptions, DecodeParams, OptionError};
 
 /// What a model and the server's settings allow; requests are checked against it.
@@ -32,6 +33,8 @@ pub struct Draft {
     pub decode: DecodeOptions,
     /// Noise scale of the guesses; 0 is greedy.
     pub temperature: f64,
+    /// What else the client says about the choice of tokens.
+    pub sampling: SamplingOptions,
     /// Key of the randomness.
     pub seed: u64,
     /// Which of the request's choices, from 0.
@@ -47,6 +50,7 @@ pub struct GenerateRequest {
     max_tokens: usize,
     decode: DecodeParams,
     temperature: f32,
+    sampling: SamplingParams,
     seed: u64,
     choice: u32,
     stop: Vec<String>,
@@ -90,7 +94,7 @@ impl GenerateRequest {
     /// # Errors
     /// The first value out of range, by name; [`RequestError::TooLong`] if prompt and answer do not fit.
     pub fn new(draft: Draft, limits: &Limits) -> Result<Self, RequestError> {
-        let Draft { prompt, max_tokens, decode, temperature, seed, choice, stop } = draft;
+        let Draft { prompt, max_tokens, decode, temperature, sampling, seed, choice, stop } = draft;
         check_prompt(&prompt, limits)?;
         if max_tokens == 0 {
             return Err(RequestError::invalid("max_tokens", "must be at least 1"));
@@ -106,10 +110,11 @@ impl GenerateRequest {
         if stop.iter().any(String::is_empty) {
             return Err(RequestError::invalid("stop", "a stop string must not be empty"));
         }
+        let sampling = sampling.resolve(max_tokens, limits)?;
         let decode = decode.resolve(max_tokens, limits.vocab)?;
         #[expect(clippy::cast_possible_truncation, reason = "a temperature within 0..=2 needs no f64")]
         let temperature = temperature as f32;
-        Ok(Self { prompt, max_tokens, decode, temperature, seed, choice, stop })
+        Ok(Self { prompt, max_tokens, decode, temperature, sampling, seed, choice, stop })
     }
 
     /// Prompt token ids, at least one, none of them the mask.
@@ -135,6 +140,11 @@ impl GenerateRequest {
     /// Noise scale of the guesses, 0 (greedy) to 2.
     pub fn temperature(&self) -> f32 {
         self.temperature
+    }
+
+    /// What is done to the logits.
+    pub fn sampling(&self) -> &SamplingParams {
+        &self.sampling
     }
 
     /// Key of the randomness.

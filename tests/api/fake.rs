@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evotoken::engine::batch::{Backend, BackendError, SlotId, StepBatch, StepOutput};
+use evotoken::engine::batch::{Backend, BackendError, Segment, SlotId, StepBatch, StepOutput};
 use evotoken::text::Tokenizer;
 use serde_json::{Value, json};
 
@@ -70,6 +70,19 @@ impl FakeBackend {
         let spoken: Vec<u32> = prompt.iter().copied().filter(|id| *id != BOS).collect();
         spoken.get(position - prompt.len()).copied().unwrap_or(EOS)
     }
+
+    /// The same with the sequence's adjustments: the second choice is `$`.
+    fn wished(&self, segment: &Segment, position: usize) -> u32 {
+        let mut logits = vec![0.0; VOCAB];
+        logits[letter('$') as usize] = 1.0;
+        logits[self.answer(segment.slot, position) as usize] = 9.0;
+        if let Some(adjustment) = segment.sampling.as_ref().and_then(|sampling| sampling.adjustment.as_ref())
+        {
+            adjustment.apply(&mut logits, position);
+        }
+        let best = (0..).zip(logits).max_by(|(_, a), (_, b)| a.total_cmp(b));
+        best.expect("a vocabulary").0
+    }
 }
 
 impl Backend for FakeBackend {
@@ -109,10 +122,9 @@ impl Backend for FakeBackend {
         let mut output = StepOutput { top_k: batch.top_k, ..StepOutput::default() };
         for segment in &batch.segments {
             for position in segment.targets.clone() {
-                let token = self.answer(segment.slot, position);
-                output.guesses.push((token, 0.95));
-                output.candidates.push((token, 0.95));
-                output.candidates.extend((1..batch.top_k).map(|rank| (FIRST_BYTE + rank as u32, 0.01)));
+                let token = self.wished(segment, position);
+                let others = (1..batch.top_k as u32).map(|rank| (FIRST_BYTE + rank, 0.01));
+                output.push_row((token, 0.95), std::iter::once((token, 0.95)).chain(others));
             }
         }
         Ok(output)

@@ -8,6 +8,7 @@ mod ends;
 mod fake;
 mod operations;
 mod refusals;
+mod sampling;
 mod tokens;
 
 use std::sync::Arc;

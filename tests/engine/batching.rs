@@ -11,6 +11,7 @@ use evotoken::decode::{Attention, Boundary, CacheMode, DecodeOptions, Method, St
 use evotoken::engine::batch::{Backend, BackendError, SlotId, StepBatch, StepOutput};
 use evotoken::engine::{EngineHandle, EngineLimits, ModelInfo, start};
 use evotoken::model::{ModelConfig, ModelSource};
+use evotoken::service::SamplingOptions;
 use evotoken::service::request::{Draft, GenerateRequest, Limits};
 use evotoken::telemetry::metrics::Metrics;
 use proptest::prelude::*;
@@ -40,6 +41,12 @@ fn engine(adapter: bool, slots: usize, rows_per_tick: usize) -> EngineHandle {
     start(adapted(adapter), model, limits, Arc::new(Metrics::new())).unwrap()
 }
 
+/// What may be asked for beside decoding, everything at random.
+fn wishes() -> impl Strategy<Value = SamplingOptions> {
+    (proptest::option::of(0usize..24), any::<bool>())
+        .prop_map(|(min_tokens, ignore_eos)| SamplingOptions { min_tokens, ignore_eos })
+}
+
 fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
     let one = (
         proptest::collection::vec(2u32..100, 1..30),
@@ -50,9 +57,10 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
         prop_oneof![Just(None), (0.05f64..1.0).prop_map(Some)],
         prop_oneof![Just(0.0), Just(0.8)],
         any::<u64>(),
+        wishes(),
     );
-    let one =
-        one.prop_map(|(prompt, max_tokens, method, cache, block_length, threshold, temperature, seed)| {
+    let one = one.prop_map(
+        |(prompt, max_tokens, method, cache, block_length, threshold, temperature, seed, wishes)| {
             let decode = DecodeOptions {
                 method: Some(method),
                 steps: threshold.is_none().then(|| max_tokens.div_ceil(block_length) + max_tokens / 2),
@@ -62,6 +70,8 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
                 boundary: Some(if seed % 2 == 0 { Boundary::Hard } else { Boundary::Lagged }),
                 ..DecodeOptions::default()
             };
+            let sampling =
+                SamplingOptions { min_tokens: wishes.min_tokens.map(|n| n.min(max_tokens)), ..wishes };
             let limits = Limits {
                 vocab: VOCAB,
                 mask_id: MASK,
@@ -71,9 +81,11 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
                 max_new_tokens: 512,
                 max_stop_strings: 0,
             };
-            let draft = Draft { prompt, max_tokens, decode, temperature, seed, choice: 0, stop: vec![] };
+            let stop = vec![];
+            let draft = Draft { prompt, max_tokens, decode, temperature, sampling, seed, choice: 0, stop };
             GenerateRequest::new(draft, &limits).unwrap()
-        });
+        },
+    );
     proptest::collection::vec(one, 2..17)
 }
 

@@ -16,6 +16,7 @@ use evotoken::engine::{
     BlockEvent, EngineHandle, EngineLimits, FinishReason, ModelInfo, Progress, SequenceError, SubmitError,
     start,
 };
+use evotoken::service::SamplingOptions;
 use evotoken::service::request::{Draft, GenerateRequest, Limits};
 use evotoken::telemetry::metrics::Metrics;
 use fake::FakeBackend;
@@ -57,6 +58,7 @@ fn empty() -> Draft {
         max_tokens: 0,
         decode: DecodeOptions::default(),
         temperature: 0.0,
+        sampling: SamplingOptions::default(),
         seed: 0,
         choice: 0,
         stop: vec![],

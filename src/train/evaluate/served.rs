@@ -11,7 +11,9 @@ use crate::decode::Attention;
 use crate::engine::{self, EngineLimits, FinishReason, ModelInfo, Progress};
 use crate::model::{ModelConfig, ModelSource};
 use crate::service::request::Limits;
-use crate::service::{Ask, GenerationDefaults, Prompts, Service, ServiceParts, TextEvent, TextStream};
+use crate::service::{
+    Ask, GenerationDefaults, Prompts, SamplingOptions, Service, ServiceParts, TextEvent, TextStream,
+};
 use crate::telemetry::Metrics;
 use crate::text::Tokenizer;
 use crate::train::network::Weights;
@@ -134,6 +136,7 @@ impl Served {
             choices: 1,
             max_tokens: Some(setting.max_tokens),
             temperature: Some(setting.temperature),
+            sampling: SamplingOptions::default(),
             seed: Some(setting.seed.wrapping_add(index)),
             stop: Vec::new(),
             decode: setting.decode,

@@ -1,0 +1,39 @@
+//! Parameters that change which tokens are candidates. The model echoes its prompt, then says end-of-text; its second
+//! choice is `$`.
+
+use serde_json::json;
+
+use crate::server;
+
+#[tokio::test]
+async fn end_of_text_waits_for_min_tokens() {
+    let server = server();
+    for (min_tokens, text, tokens) in [(0, "abc", 4), (3, "abc", 4), (4, "abc$", 5), (6, "abc$$$", 7)] {
+        let ask = json!({"prompt": "abc", "max_tokens": 12, "min_tokens": min_tokens});
+        let body = server.completed(ask).await;
+        assert_eq!(body["choices"][0]["text"], text);
+        assert_eq!(body["choices"][0]["finish_reason"], "stop");
+        assert_eq!(body["usage"]["completion_tokens"], tokens);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_ignores_end_of_text_fills_its_room() {
+    let server = server();
+    let ask = json!({"prompt": "abc", "max_tokens": 10, "ignore_eos": true});
+    let body = server.completed(ask.clone()).await;
+    assert_eq!(body["choices"][0]["text"], "abc$$$$$$$");
+    assert_eq!(body["choices"][0]["finish_reason"], "length");
+    assert_eq!(body["usage"]["completion_tokens"], 10);
+    let mut stopped = ask;
+    stopped["stop"] = json!("$$$");
+    let body = server.completed(stopped).await;
+    assert_eq!(
+        (&body["choices"][0]["text"], &body["choices"][0]["finish_reason"]),
+        (&json!("abc"), &json!("stop"))
+    );
+    let chat =
+        json!({"messages": [{"role": "user", "content": "abc"}], "max_tokens": 90, "ignore_eos": true});
+    let reply = server.post("/v1/chat/completions", &chat).await.json();
+    assert_eq!(reply["usage"]["completion_tokens"], 90);
+}
