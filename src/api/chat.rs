@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::answer::{self, Head};
 use super::error::{ApiError, Refusals};
-use super::schema::{Delivery, DiffusionOptions, Stop, StreamOptions, check_model, count};
+use super::schema::{Delivery, DiffusionOptions, Stop, StreamOptions, check_model, count, logit_bias};
 use super::turn::{ChatCompletion, ChatCompletionChunk, Turns};
 use super::{App, JsonBody, parameters};
 use crate::service::{Ask, Chat, Prompts, SamplingOptions};
@@ -68,6 +68,19 @@ pub struct ChatCompletionRequest {
     /// Randomness of the guesses; 0 takes the most probable tokens. Left out: what the model recommends, else 0.
     #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f64>,
+    /// Added to the logits of tokens (id to a number from -100 to 100) before everything else; up to 300 tokens.
+    #[schema(example = json!({"50": -100}))]
+    pub logit_bias: Option<BTreeMap<String, f64>>,
+    /// A draw takes one of the fewest most probable tokens that have this share of the probability. Without effect at
+    /// temperature 0.
+    #[schema(minimum = 0, maximum = 1, default = 1)]
+    pub top_p: Option<f64>,
+    /// A draw takes one of so many most probable tokens; 0 and -1: of all. Without effect at temperature 0.
+    #[schema(minimum = -1, default = 0)]
+    pub top_k: Option<i64>,
+    /// A draw takes a token at least this fraction as probable as the most probable one. Without effect at temperature 0.
+    #[schema(minimum = 0, maximum = 1, default = 0)]
+    pub min_p: Option<f64>,
     /// Key of the randomness: the same seed gives the same answers. Left out: a random one.
     pub seed: Option<i64>,
     /// Up to 4 strings (the server's setting) that end an answer; they are not part of it.
@@ -176,6 +189,10 @@ impl ChatCompletionRequest {
             sampling: SamplingOptions {
                 min_tokens: count("min_tokens", self.min_tokens)?,
                 ignore_eos: self.ignore_eos.unwrap_or(false),
+                logit_bias: logit_bias(self.logit_bias)?,
+                top_p: self.top_p,
+                top_k: self.top_k,
+                min_p: self.min_p,
             },
             seed: self.seed.map(i64::cast_unsigned),
             stop: self.stop.map_or_else(Vec::new, Stop::into_vec),

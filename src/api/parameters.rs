@@ -21,8 +21,6 @@ pub struct Refused {
 enum Neutral {
     /// This number.
     Number(f64),
-    /// 0 and -1.
-    Off,
     /// `false`.
     False,
     /// An empty string, array or object.
@@ -42,7 +40,6 @@ impl Neutral {
         match (self, value) {
             (_, Value::Null) | (Self::False, Value::Bool(false)) => true,
             (Self::Number(neutral), Value::Number(number)) => number.as_f64() == Some(neutral),
-            (Self::Off, Value::Number(number)) => matches!(number.as_i64(), Some(0 | -1)),
             (Self::Empty, Value::String(text)) => text.is_empty(),
             (Self::Empty, Value::Array(items)) => items.is_empty(),
             (Self::Empty, Value::Object(fields)) => fields.is_empty(),
@@ -64,15 +61,10 @@ const PENALTY: &str =
     "positions are decided in any order and several at once, so no count of earlier tokens exists";
 const AUTOMATON: &str = "nothing keeps a text that is decided in any order within a grammar yet";
 const TOOLS: &str = "the models served here call no tools";
-const FILTER: &str = "of the filters of candidates only temperature and seed are there";
 const SCORES: &str = "probabilities of tokens are not reported";
 
 /// Refused by every endpoint that generates.
-const EVERYWHERE: [Refused; 14] = [
-    refused("logit_bias", Neutral::Empty, "the logits are not changed before a choice"),
-    refused("top_p", Neutral::Number(1.0), FILTER),
-    refused("top_k", Neutral::Off, FILTER),
-    refused("min_p", Neutral::Number(0.0), FILTER),
+const EVERYWHERE: [Refused; 10] = [
     refused("presence_penalty", Neutral::Number(0.0), PENALTY),
     refused("frequency_penalty", Neutral::Number(0.0), PENALTY),
     refused("repetition_penalty", Neutral::Number(1.0), PENALTY),

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use crate::engine::batch::Sampling;
+use super::filters;
+use crate::engine::batch::{Filters, Sampling};
 use crate::rng;
 
 /// What one row of logits says.
@@ -68,7 +69,7 @@ fn row_candidates(
     let probability = |logit: f32| (f64::from(logit - max).exp() / sum) as f32;
     let guess = match sampling {
         Some(row_sampling) if row_sampling.sampling.temperature > 0.0 => {
-            noisy_arg_max(row, mask_id, row_sampling)
+            draw(row, mask_id, max, row_sampling)
         }
         _ => best[0].0,
     };
@@ -100,13 +101,26 @@ fn adjusted<'a>(
     Ok(Cow::Owned(row))
 }
 
+/// A draw from softmax(logits / temperature), of the candidates that the filters leave; `max` is the largest logit.
+fn draw(row: &[f32], mask_id: u32, max: f32, row_sampling: RowSampling<'_>) -> u32 {
+    let Sampling { temperature, filters, .. } = *row_sampling.sampling;
+    let others = (0u32..).zip(row.iter().copied()).filter(|(id, _)| *id != mask_id);
+    if filters == Filters::NONE {
+        return noisy_arg_max(others, row_sampling);
+    }
+    noisy_arg_max(filters::kept(others, max, temperature, filters).into_iter(), row_sampling)
+}
+
 /// arg-max of logits + temperature * Gumbel noise: a draw from softmax(logits / temperature).
-fn noisy_arg_max(row: &[f32], mask_id: u32, RowSampling { sampling, position }: RowSampling<'_>) -> u32 {
+fn noisy_arg_max(
+    row: impl Iterator<Item = (u32, f32)>,
+    RowSampling { sampling, position }: RowSampling<'_>,
+) -> u32 {
     let key =
         rng::key(&[sampling.seed, u64::from(sampling.choice), u64::from(sampling.step), position as u64]);
-    let scores = (0u32..).zip(row).filter(|(id, _)| *id != mask_id).map(|(id, logit)| {
+    let scores = row.map(|(id, logit)| {
         let gumbel = -(-rng::uniform(key, u64::from(id)).ln()).ln();
-        (id, f64::from(*logit) + f64::from(sampling.temperature) * gumbel)
+        (id, f64::from(logit) + f64::from(sampling.temperature) * gumbel)
     });
     let best = scores.fold((0, f64::NEG_INFINITY), |best, next| if next.1 > best.1 { next } else { best });
     best.0
@@ -115,6 +129,7 @@ fn noisy_arg_max(row: &[f32], mask_id: u32, RowSampling { sampling, position }: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::adjustment::Adjustment;
 
     fn greedy(row: &[f32], mask_id: u32, k: usize) -> RowCandidates {
         candidates(row, mask_id, k, &[None]).remove(0).unwrap()
@@ -142,23 +157,61 @@ mod tests {
         }
     }
 
+    fn sampling(temperature: f32, step: u32) -> Sampling {
+        let filters = Filters::NONE;
+        Sampling { adjustment: None, temperature, filters, seed: 7, choice: 0, step }
+    }
+
+    fn sampled(row: &[f32], mask_id: u32, sampling: &Sampling, position: usize) -> RowCandidates {
+        candidates(row, mask_id, 2, &[Some(RowSampling { sampling, position })]).remove(0).unwrap()
+    }
+
     #[test]
-    fn noise_draws_from_the_softened_distribution() {
-        let row = [0.0f32, 1.0, 5.0, 2.0];
+    fn noise_draws_from_the_softened_distribution_of_what_the_filters_leave() {
+        let row = [0.0f32, 1.0, 5.0, 2.0, -1.0];
         let temperature = 0.7f32;
         let draws = 20_000;
-        let mut counts = [0usize; 4];
-        for step in 0..draws {
-            let sampling = Sampling { adjustment: None, temperature, seed: 7, choice: 0, step };
-            let got = candidates(&row, 2, 1, &[Some(RowSampling { sampling: &sampling, position: 3 })]);
-            counts[got[0].as_ref().unwrap().guess.0 as usize] += 1;
+        for (filters, left) in
+            [(Filters::NONE, &[0, 1, 3, 4][..]), (Filters { top_k: 2, ..Filters::NONE }, &[1, 3])]
+        {
+            let mut counts = [0usize; 5];
+            for step in 0..draws {
+                let sampling = Sampling { filters, ..sampling(temperature, step) };
+                counts[sampled(&row, 2, &sampling, 3).guess.0 as usize] += 1;
+            }
+            let weight = |id: usize| f64::from(row[id] / temperature).exp();
+            let total: f64 = left.iter().map(|id| weight(*id)).sum();
+            for (id, count) in counts.into_iter().enumerate() {
+                let expected = if left.contains(&id) { weight(id) / total } else { 0.0 };
+                let seen = count as f64 / f64::from(draws);
+                assert!((seen - expected).abs() < 0.015, "token {id}: {seen} against {expected}");
+                assert!(expected > 0.0 || count == 0, "token {id} was drawn");
+            }
         }
-        let weight = |l: f32| f64::from(l / temperature).exp();
-        let total = weight(0.0) + weight(1.0) + weight(2.0);
-        for (id, logit) in [(0, 0.0), (1, 1.0), (3, 2.0)] {
-            let (seen, expected) = (counts[id] as f64 / f64::from(draws), weight(logit) / total);
-            assert!((seen - expected).abs() < 0.015, "token {id}: {seen} against {expected}");
+    }
+
+    #[test]
+    fn filters_change_neither_a_greedy_guess_nor_any_probability() {
+        let row = [0.0, 1.0, 5.0, 2.0, 1.5];
+        let filters = Filters { min_p: 0.9, top_k: 1, top_p: 0.1 };
+        let filtered = Sampling { filters, ..sampling(0.0, 0) };
+        assert_eq!(sampled(&row, 2, &filtered, 0), greedy(&row, 2, 2));
+        let drawn = sampled(&row, 2, &Sampling { temperature: 1.0, ..filtered }, 0);
+        assert_eq!(drawn, greedy(&row, 2, 2), "one candidate is left");
+    }
+
+    #[test]
+    fn adjusted_logits_are_the_only_ones_that_count() {
+        let adjustment = Adjustment { bias: [(0, 4.0)].into(), excluded: [4].into(), excluded_before: 10 };
+        let row = [0.0, 1.0, 5.0, 2.0, 8.0];
+        for temperature in [0.0, 1e-3] {
+            let sampling =
+                Sampling { adjustment: Some(adjustment.clone().into()), ..sampling(temperature, 0) };
+            assert_eq!(sampled(&row, 2, &sampling, 9), greedy(&[4.0, 1.0, 0.0, 2.0, f32::MIN], 2, 2));
+            assert_eq!(sampled(&row, 2, &sampling, 10), greedy(&[4.0, 1.0, 0.0, 2.0, 8.0], 2, 2));
+            let spoiled = [f32::INFINITY, 1.0, 5.0, 2.0, f32::NAN];
+            let got = candidates(&spoiled, 2, 2, &[Some(RowSampling { sampling: &sampling, position: 0 })]);
+            assert_eq!(got[0], Err("the logit of token 0 is inf".to_owned()));
         }
-        assert_eq!(counts[2], 0, "the mask token was drawn");
     }
 }

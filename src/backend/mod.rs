@@ -2,6 +2,7 @@
 
 mod candidates;
 pub mod device;
+mod filters;
 
 use std::collections::BTreeMap;
 

@@ -15,6 +15,24 @@ pub struct SlotId {
     pub generation: u32,
 }
 
+/// Which candidates a draw may take, judged by the soft-max of the adjusted logits at the draw's temperature. They apply
+/// in this order, each to what the one before left; the most probable candidate always stays. Of equal logits the
+/// lower id goes before. Confidences and mixtures know nothing of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Filters {
+    /// Those at least this fraction as probable as the most probable one, 0..=1.
+    pub min_p: f64,
+    /// So many most probable ones, at least 1.
+    pub top_k: usize,
+    /// The fewest most probable ones whose shares sum up to this, 0..=1.
+    pub top_p: f64,
+}
+
+impl Filters {
+    /// All candidates stay.
+    pub const NONE: Self = Self { min_p: 0.0, top_k: usize::MAX, top_p: 1.0 };
+}
+
 /// How one step of one sequence chooses its guesses; the same numbers give the same choice in any batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
@@ -22,6 +40,8 @@ pub struct Sampling {
     pub adjustment: Option<Arc<Adjustment>>,
     /// Above 0: guesses are drawn by Gumbel noise of this scale instead of taken as arg-max.
     pub temperature: f32,
+    /// Which candidates such a draw may take; without effect at temperature 0.
+    pub filters: Filters,
     /// The request's seed.
     pub seed: u64,
     /// Which of the request's choices.

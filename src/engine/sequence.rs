@@ -89,6 +89,7 @@ impl Sequence {
         let sampling = asked.then(|| Sampling {
             adjustment: self.adjustment.clone(),
             temperature: request.temperature(),
+            filters: request.sampling().filters,
             seed: request.seed(),
             choice: request.choice(),
             step: u32::try_from(self.progress.nfe).unwrap_or(u32::MAX),

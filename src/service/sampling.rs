@@ -1,9 +1,14 @@
 //! What a client may say about the choice of tokens beside the temperature: [`SamplingOptions`], and checked,
 //! [`SamplingParams`].
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::request::{Limits, RequestError};
+use crate::engine::batch::Filters;
+
+/// Most tokens whose logits a request changes: OpenAI's and vLLM's bound.
+const MAX_BIASED_TOKENS: usize = 300;
 
 /// As a client says it; the default asks for nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -12,6 +17,14 @@ pub struct SamplingOptions {
     pub min_tokens: Option<usize>,
     /// Never end by end-of-text.
     pub ignore_eos: bool,
+    /// (token id, what is added to its logit: -100 to 100).
+    pub logit_bias: Vec<(u32, f64)>,
+    /// A draw takes the fewest most probable tokens that have this share of the probability, 0 to 1.
+    pub top_p: Option<f64>,
+    /// A draw takes one of so many most probable tokens; 0 and -1: of all.
+    pub top_k: Option<i64>,
+    /// A draw takes a token at least this fraction as probable as the most probable one, 0 to 1.
+    pub min_p: Option<f64>,
 }
 
 /// What is done to a sequence's logits, in range. Made only by [`SamplingOptions::resolve`].
@@ -21,6 +34,10 @@ pub struct SamplingParams {
     pub excluded: Arc<[u32]>,
     /// How many positions of the answer that holds for; 0 for none.
     pub excluded_before: usize,
+    /// (token id, what is added to its logit).
+    pub bias: Arc<[(u32, f32)]>,
+    /// Which candidates a draw may take.
+    pub filters: Filters,
 }
 
 impl SamplingOptions {
@@ -35,6 +52,52 @@ impl SamplingOptions {
             return Err(RequestError::invalid("min_tokens", message));
         }
         let excluded_before = if self.ignore_eos { max_tokens } else { min_tokens };
-        Ok(SamplingParams { excluded: limits.eos_ids.as_slice().into(), excluded_before })
+        Ok(SamplingParams {
+            excluded: limits.eos_ids.as_slice().into(),
+            excluded_before,
+            bias: bias(&self.logit_bias, limits.vocab)?,
+            filters: Filters {
+                top_k: top_k(self.top_k)?,
+                min_p: in_range("min_p", self.min_p, Filters::NONE.min_p, 0.0..=1.0)?,
+                top_p: in_range("top_p", self.top_p, Filters::NONE.top_p, 0.0..=1.0)?,
+            },
+        })
     }
+}
+
+fn bias(entries: &[(u32, f64)], vocab: usize) -> Result<Arc<[(u32, f32)]>, RequestError> {
+    let refused = |message: String| Err(RequestError::invalid("logit_bias", message));
+    if entries.len() > MAX_BIASED_TOKENS {
+        return refused(format!("{} tokens, at most {MAX_BIASED_TOKENS} are allowed", entries.len()));
+    }
+    if let Some((id, _)) = entries.iter().find(|(id, _)| *id as usize >= vocab) {
+        return refused(format!("token id {id} is outside the vocabulary of {vocab} tokens"));
+    }
+    if let Some((id, _)) = entries.iter().find(|(_, bias)| !(-100.0..=100.0).contains(bias)) {
+        return refused(format!("of token id {id} must be between -100 and 100"));
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "logits are no f64 either")]
+    Ok(entries.iter().map(|(id, bias)| (*id, *bias as f32)).collect())
+}
+
+fn top_k(asked: Option<i64>) -> Result<usize, RequestError> {
+    match asked {
+        None | Some(0 | -1) => Ok(Filters::NONE.top_k),
+        Some(count) => usize::try_from(count)
+            .map_err(|_| RequestError::invalid("top_k", "must be at least 1, or 0 or -1 for all tokens")),
+    }
+}
+
+fn in_range(
+    name: &str,
+    asked: Option<f64>,
+    usual: f64,
+    range: RangeInclusive<f64>,
+) -> Result<f64, RequestError> {
+    let value = asked.unwrap_or(usual);
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let message = format!("must be between {} and {}", range.start(), range.end());
+    Err(RequestError::invalid(name, message))
 }

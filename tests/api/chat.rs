@@ -202,7 +202,6 @@ async fn what_cannot_be_honored_is_refused_with_the_reason() {
         ("logprobs", json!(true)),
         ("modalities", json!(["text", "audio"])),
         ("guided_regex", json!("a+")),
-        ("top_p", json!(0.5)),
     ] {
         let reply = ask(&server, &json!({"messages": user("a"), param: value})).await;
         assert_eq!(refusal(&reply), (json!(param), json!("unsupported_parameter")));

@@ -1,5 +1,6 @@
 //! Every row of the error table, and input that is wrong in other ways.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -56,6 +57,9 @@ async fn wrong_types_are_named_by_their_path() {
         (json!({"prompt": "a", "stream": "yes"}), json!("stream")),
         (json!({"prompt": "a", "ignore_eos": "yes"}), json!("ignore_eos")),
         (json!({"prompt": "a", "min_tokens": "2"}), json!("min_tokens")),
+        (json!({"prompt": "a", "logit_bias": [5]}), json!("logit_bias")),
+        (json!({"prompt": "a", "logit_bias": {"5": "x"}}), json!("logit_bias.5")),
+        (json!({"prompt": "a", "top_k": 1.5}), json!("top_k")),
         (json!({"prompt": "a", "stop": {"a": 1}}), json!("stop")),
         (json!({"prompt": "a", "diffusion": {"steps": "8"}}), json!("diffusion.steps")),
         (
@@ -71,6 +75,7 @@ async fn wrong_types_are_named_by_their_path() {
 async fn bad_values_are_named_by_their_path() {
     let server = server();
     let prompt = "a";
+    let many: BTreeMap<String, i32> = (0..301).map(|id| (id.to_string(), 1)).collect();
     for (body, param) in [
         (json!({}), "prompt"),
         (json!({"prompt": []}), "prompt"),
@@ -93,6 +98,14 @@ async fn bad_values_are_named_by_their_path() {
         (json!({"prompt": prompt, "stop": ""}), "stop"),
         (json!({"prompt": prompt, "max_tokens": 8, "min_tokens": 9}), "min_tokens"),
         (json!({"prompt": prompt, "min_tokens": -1}), "min_tokens"),
+        (json!({"prompt": prompt, "top_p": 1.1}), "top_p"),
+        (json!({"prompt": prompt, "top_p": -0.1}), "top_p"),
+        (json!({"prompt": prompt, "min_p": 1.5}), "min_p"),
+        (json!({"prompt": prompt, "top_k": -2}), "top_k"),
+        (json!({"prompt": prompt, "logit_bias": {"5": 100.5}}), "logit_bias"),
+        (json!({"prompt": prompt, "logit_bias": {"five": 1}}), "logit_bias"),
+        (json!({"prompt": prompt, "logit_bias": {"99999": 1}}), "logit_bias"),
+        (json!({"prompt": prompt, "logit_bias": many}), "logit_bias"),
         (json!({"prompt": prompt, "stream_options": {}}), "stream_options"),
         (json!({"prompt": prompt, "max_tokens": 8, "diffusion": {"steps": 1}}), "diffusion.steps"),
         (json!({"prompt": prompt, "diffusion": {"steps": -1}}), "diffusion.steps"),
@@ -121,14 +134,10 @@ async fn parameters_that_cannot_be_honored() {
         ("best_of", json!(2)),
         ("echo", json!(true)),
         ("logprobs", json!(0)),
-        ("logit_bias", json!({"50": -100})),
         ("suffix", json!("end")),
-        ("top_p", json!(0.9)),
         ("presence_penalty", json!(0.5)),
         ("frequency_penalty", json!(-0.5)),
         ("repetition_penalty", json!(1.1)),
-        ("top_k", json!(5)),
-        ("min_p", json!(0.1)),
         ("use_beam_search", json!(true)),
         ("prompt_logprobs", json!(0)),
         ("guided_choice", json!(["a", "b"])),

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::server;
+use crate::{fake, server};
 
 #[tokio::test]
 async fn end_of_text_waits_for_min_tokens() {
@@ -36,4 +36,24 @@ async fn an_answer_that_ignores_end_of_text_fills_its_room() {
         json!({"messages": [{"role": "user", "content": "abc"}], "max_tokens": 90, "ignore_eos": true});
     let reply = server.post("/v1/chat/completions", &chat).await.json();
     assert_eq!(reply["usage"]["completion_tokens"], 90);
+}
+
+#[tokio::test]
+async fn a_bias_changes_what_is_written() {
+    let server = server();
+    let id = fake::letter('b').to_string();
+    let banned = json!({"prompt": "abc", "max_tokens": 12, "logit_bias": {id.clone(): -100}});
+    assert_eq!(server.completed(banned).await["choices"][0]["text"], "a$c");
+    let wanted = json!({"prompt": "abc", "max_tokens": 4, "logit_bias": {id: 100}});
+    assert_eq!(server.completed(wanted).await["choices"][0]["text"], "bbbb");
+}
+
+#[tokio::test]
+async fn filters_of_draws_are_taken_at_any_temperature() {
+    let server = server();
+    for temperature in [0.0, 0.5] {
+        let ask =
+            json!({"prompt": "abc", "temperature": temperature, "top_p": 0.9, "top_k": 5, "min_p": 0.1});
+        assert_eq!(server.completed(ask).await["choices"][0]["text"], "abc");
+    }
 }

@@ -43,8 +43,22 @@ fn engine(adapter: bool, slots: usize, rows_per_tick: usize) -> EngineHandle {
 
 /// What may be asked for beside decoding, everything at random.
 fn wishes() -> impl Strategy<Value = SamplingOptions> {
-    (proptest::option::of(0usize..24), any::<bool>())
-        .prop_map(|(min_tokens, ignore_eos)| SamplingOptions { min_tokens, ignore_eos })
+    let bias = proptest::collection::vec((0..VOCAB as u32, -20.0f64..20.0), 0..6);
+    let bounds = (proptest::option::of(0usize..24), any::<bool>());
+    let filters = (
+        proptest::option::of(0.0f64..1.0),
+        proptest::option::of(-1i64..12),
+        proptest::option::of(0.0f64..0.5),
+    );
+    let all = (bounds, bias, filters);
+    all.prop_map(|((min_tokens, ignore_eos), logit_bias, (top_p, top_k, min_p))| SamplingOptions {
+        min_tokens,
+        ignore_eos,
+        logit_bias,
+        top_p,
+        top_k,
+        min_p,
+    })
 }
 
 fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
