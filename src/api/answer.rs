@@ -11,6 +11,7 @@ use super::error::ApiError;
 use super::schema::{Delivery, DiffusionReport, Usage, finish_reason};
 use super::sse;
 use crate::engine::{FinishReason, Progress};
+use crate::service::scored::ScoredToken;
 use crate::service::{Answers, Ask, Service, TextEvent, random, unix_seconds};
 
 /// What all bodies and chunks of one reply have in common.
@@ -53,10 +54,10 @@ impl End {
 pub enum Piece {
     /// It runs; there is no text yet.
     Opened,
-    /// What came to its text.
-    Text(String),
-    /// The last of its text, and how it ended.
-    Ended(String, End),
+    /// What came to its text, and the scores of the tokens behind it if asked for.
+    Text(String, Vec<ScoredToken>),
+    /// The last of its text and scores, and how it ended.
+    Ended(String, Vec<ScoredToken>, End),
 }
 
 /// A whole answer.
@@ -64,8 +65,17 @@ pub enum Piece {
 pub struct Answer {
     /// Its text.
     pub text: String,
+    /// The scores of its tokens, if asked for.
+    pub tokens: Vec<ScoredToken>,
     /// How it ended.
     pub end: Option<End>,
+}
+
+impl Answer {
+    fn push(&mut self, text: &str, tokens: Vec<ScoredToken>) {
+        self.text.push_str(text);
+        self.tokens.extend(tokens);
+    }
 }
 
 /// What the replies of an endpoint look like.
@@ -116,9 +126,9 @@ async fn whole(shape: impl Shape, answers: Answers) -> Result<Response, ApiError
         let answer = &mut found[index];
         match event {
             TextEvent::Admitted => {}
-            TextEvent::Block(text) => answer.text.push_str(&text),
-            TextEvent::Finished { text, reason, progress } => {
-                answer.text.push_str(&text);
+            TextEvent::Block { text, tokens } => answer.push(&text, tokens),
+            TextEvent::Finished { text, tokens, reason, progress } => {
+                answer.push(&text, tokens);
                 answer.end = Some(End::new(reason, progress));
                 completion_tokens += progress.tokens;
             }

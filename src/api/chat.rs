@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::answer::{self, Head};
 use super::error::{ApiError, Refusals};
+use super::logprobs;
 use super::schema::{Delivery, DiffusionOptions, Stop, StreamOptions, check_model, count, logit_bias};
 use super::turn::{ChatCompletion, ChatCompletionChunk, Turns};
 use super::{App, JsonBody, parameters};
@@ -94,6 +95,12 @@ pub struct ChatCompletionRequest {
     /// Answers; limited by the server.
     #[schema(minimum = 1, default = 1)]
     pub n: Option<i64>,
+    /// Report the log-probability of every token of the text.
+    #[schema(default = false)]
+    pub logprobs: Option<bool>,
+    /// With `logprobs`: and so many of the most probable tokens in its place.
+    #[schema(minimum = 0, maximum = 20, default = 0)]
+    pub top_logprobs: Option<i64>,
     /// Send text as server-sent events, one per finished block.
     #[schema(default = false)]
     pub stream: Option<bool>,
@@ -131,7 +138,7 @@ pub async fn complete(
     let delivery = Delivery::new(request.stream, request.stream_options)?;
     let newer = request.max_completion_tokens.is_some();
     let ask = request.into_ask()?;
-    let shape = Turns(Head::new("chatcmpl", &service));
+    let shape = Turns { head: Head::new("chatcmpl", &service), scored: ask.sampling.logprobs.is_some() };
     answer::reply(service, ask, delivery, shape).await.map_err(|error| in_chat_s_words(error, newer))
 }
 
@@ -179,6 +186,12 @@ impl ChatCompletionRequest {
     fn into_ask(self) -> Result<Ask, ApiError> {
         let messages = self.messages.ok_or_else(|| ApiError::invalid("messages", "must be given"))?;
         let chat = conversation(messages, self.add_generation_prompt, self.continue_final_message)?;
+        let top = logprobs::alternatives("top_logprobs", self.top_logprobs, logprobs::CHAT_ALTERNATIVES)?;
+        let logprobs = match (self.logprobs, top) {
+            (Some(true), top) => Some(top.unwrap_or(0)),
+            (_, Some(1..)) => return Err(ApiError::invalid("top_logprobs", "needs logprobs = true")),
+            _ => None,
+        };
         let newer = count("max_completion_tokens", self.max_completion_tokens)?;
         let older = count("max_tokens", self.max_tokens)?;
         Ok(Ask {
@@ -193,6 +206,7 @@ impl ChatCompletionRequest {
                 top_p: self.top_p,
                 top_k: self.top_k,
                 min_p: self.min_p,
+                logprobs,
             },
             seed: self.seed.map(i64::cast_unsigned),
             stop: self.stop.map_or_else(Vec::new, Stop::into_vec),

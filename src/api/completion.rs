@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::answer::{self, Answer, End, Head, Piece, Shape};
+use super::answer::{self, Answer, Head, Piece, Shape};
 use super::error::{ApiError, Refusals};
+use super::logprobs::{self, CompletionLogprobs};
 use super::schema::{
     Delivery, DiffusionOptions, DiffusionReport, Stop, StreamOptions, Usage, check_model, count, logit_bias,
 };
@@ -76,6 +77,9 @@ pub struct CompletionRequest {
     /// Answers per prompt; prompts times `n` is limited by the server.
     #[schema(minimum = 1, default = 1)]
     pub n: Option<i64>,
+    /// Report the log-probability of every token, with so many of the most probable ones in its place.
+    #[schema(minimum = 0, maximum = 5)]
+    pub logprobs: Option<i64>,
     /// Send text as server-sent events, one per finished block.
     #[schema(default = false)]
     pub stream: Option<bool>,
@@ -123,27 +127,32 @@ pub struct CompletionChoice {
     pub text: String,
     /// `stop` (end-of-text or a stop string) or `length`; null while the answer goes on.
     pub finish_reason: Option<&'static str>,
-    /// Always null.
-    #[schema(value_type = Option<Object>)]
-    pub logprobs: (),
+    /// Log-probabilities of the tokens; in a stream of those whose text is out. Null unless asked for.
+    pub logprobs: Option<CompletionLogprobs>,
     /// What the answer cost; in a stream on the chunk with `finish_reason`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub diffusion: Option<DiffusionReport>,
 }
 
 /// Replies of this endpoint.
-struct Texts(Head);
+struct Texts {
+    head: Head,
+    /// Whether scores of tokens are shown.
+    scored: bool,
+}
 
 impl Texts {
     fn completion(&self, choices: Vec<CompletionChoice>, usage: Option<Option<Usage>>) -> Completion {
-        let Head { id, created, model } = self.0.clone();
+        let Head { id, created, model } = self.head.clone();
         Completion { id, object: "text_completion", created, model, choices, usage }
     }
-}
 
-fn choice(index: usize, text: String, end: Option<End>) -> CompletionChoice {
-    let (finish_reason, diffusion) = (end.map(|end| end.finish_reason), end.map(|end| end.diffusion));
-    CompletionChoice { index, text, finish_reason, logprobs: (), diffusion }
+    fn choice(&self, index: usize, answer: Answer) -> CompletionChoice {
+        let Answer { text, tokens, end } = answer;
+        let (finish_reason, diffusion) = (end.map(|end| end.finish_reason), end.map(|end| end.diffusion));
+        let logprobs = self.scored.then(|| CompletionLogprobs::new(&tokens));
+        CompletionChoice { index, text, finish_reason, logprobs, diffusion }
+    }
 }
 
 impl Shape for Texts {
@@ -152,17 +161,17 @@ impl Shape for Texts {
 
     fn whole(self, answers: Vec<Answer>, usage: Usage) -> Completion {
         let choices = answers.into_iter().enumerate();
-        let choices = choices.map(|(index, answer)| choice(index, answer.text, answer.end));
-        self.completion(choices.collect(), Some(Some(usage)))
+        let choices = choices.map(|(index, answer)| self.choice(index, answer)).collect();
+        self.completion(choices, Some(Some(usage)))
     }
 
     fn piece(&self, index: usize, piece: Piece, usage: Option<Option<Usage>>) -> Option<Completion> {
-        let choice = match piece {
+        let answer = match piece {
             Piece::Opened => return None,
-            Piece::Text(text) => choice(index, text, None),
-            Piece::Ended(text, end) => choice(index, text, Some(end)),
+            Piece::Text(text, tokens) => Answer { text, tokens, end: None },
+            Piece::Ended(text, tokens, end) => Answer { text, tokens, end: Some(end) },
         };
-        Some(self.completion(vec![choice], usage))
+        Some(self.completion(vec![self.choice(index, answer)], usage))
     }
 
     fn usage(&self, usage: Usage) -> Completion {
@@ -188,7 +197,7 @@ pub async fn complete(
     parameters::check(&request.rest, &parameters::COMPLETIONS)?;
     let delivery = Delivery::new(request.stream, request.stream_options)?;
     let ask = request.into_ask()?;
-    let shape = Texts(Head::new("cmpl", &service));
+    let shape = Texts { head: Head::new("cmpl", &service), scored: ask.sampling.logprobs.is_some() };
     answer::reply(service, ask, delivery, shape).await
 }
 
@@ -223,6 +232,11 @@ impl CompletionRequest {
                 top_p: self.top_p,
                 top_k: self.top_k,
                 min_p: self.min_p,
+                logprobs: logprobs::alternatives(
+                    "logprobs",
+                    self.logprobs,
+                    logprobs::COMPLETION_ALTERNATIVES,
+                )?,
             },
             seed: self.seed.map(i64::cast_unsigned),
             stop: self.stop.map_or_else(Vec::new, Stop::into_vec),

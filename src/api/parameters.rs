@@ -61,7 +61,7 @@ const PENALTY: &str =
     "positions are decided in any order and several at once, so no count of earlier tokens exists";
 const AUTOMATON: &str = "nothing keeps a text that is decided in any order within a grammar yet";
 const TOOLS: &str = "the models served here call no tools";
-const SCORES: &str = "probabilities of tokens are not reported";
+const SCORES: &str = "prompts are not scored";
 
 /// Refused by every endpoint that generates.
 const EVERYWHERE: [Refused; 10] = [
@@ -78,16 +78,13 @@ const EVERYWHERE: [Refused; 10] = [
 ];
 
 /// Refused by `/v1/completions` alone.
-pub const COMPLETIONS: [Refused; 3] = [
+pub const COMPLETIONS: [Refused; 2] = [
     refused("echo", Neutral::False, "an answer does not repeat its prompt"),
-    refused("logprobs", Neutral::Never, SCORES),
     refused("suffix", Neutral::Empty, "nothing is filled in between two texts yet"),
 ];
 
 /// Refused by `/v1/chat/completions` alone.
-pub const CHAT: [Refused; 11] = [
-    refused("logprobs", Neutral::False, SCORES),
-    refused("top_logprobs", Neutral::Number(0.0), SCORES),
+pub const CHAT: [Refused; 9] = [
     refused("response_format", Neutral::TextFormat, AUTOMATON),
     refused("tools", Neutral::Empty, TOOLS),
     refused("tool_choice", Neutral::Words(&["none", "auto"]), TOOLS),

@@ -4,7 +4,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::answer::{Answer, End, Head, Piece, Shape};
+use super::logprobs::ChatLogprobs;
 use super::schema::{DiffusionReport, Usage};
+use crate::service::scored::ScoredToken;
 
 /// Whole answers.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -35,9 +37,8 @@ pub struct ChatChoice {
     pub message: ChatAnswer,
     /// `stop` (end-of-text or a stop string) or `length`.
     pub finish_reason: Option<&'static str>,
-    /// Always null.
-    #[schema(value_type = Option<Object>)]
-    pub logprobs: (),
+    /// Log-probabilities of the text's tokens; null unless asked for.
+    pub logprobs: Option<ChatLogprobs>,
     /// What the answer cost.
     pub diffusion: Option<DiffusionReport>,
 }
@@ -85,9 +86,8 @@ pub struct ChatChunkChoice {
     pub delta: ChatDelta,
     /// `stop` (end-of-text or a stop string) or `length`; null while the answer goes on.
     pub finish_reason: Option<&'static str>,
-    /// Always null.
-    #[schema(value_type = Option<Object>)]
-    pub logprobs: (),
+    /// Log-probabilities of the tokens whose text is out; null unless asked for.
+    pub logprobs: Option<ChatLogprobs>,
     /// What the answer cost, on the chunk with `finish_reason`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub diffusion: Option<DiffusionReport>,
@@ -105,12 +105,20 @@ pub struct ChatDelta {
 }
 
 /// Replies of the endpoint.
-pub(super) struct Turns(pub Head);
+pub(super) struct Turns {
+    pub head: Head,
+    /// Whether scores of tokens are shown.
+    pub scored: bool,
+}
 
 impl Turns {
     fn chunk(&self, choices: Vec<ChatChunkChoice>, usage: Option<Option<Usage>>) -> ChatCompletionChunk {
-        let Head { id, created, model } = self.0.clone();
+        let Head { id, created, model } = self.head.clone();
         ChatCompletionChunk { id, object: "chat.completion.chunk", created, model, choices, usage }
+    }
+
+    fn logprobs(&self, tokens: &[ScoredToken]) -> Option<ChatLogprobs> {
+        self.scored.then(|| ChatLogprobs::new(tokens))
     }
 }
 
@@ -123,28 +131,30 @@ impl Shape for Turns {
             index,
             message: ChatAnswer { role: "assistant", content: answer.text, refusal: () },
             finish_reason: answer.end.map(|end| end.finish_reason),
-            logprobs: (),
+            logprobs: self.logprobs(&answer.tokens),
             diffusion: answer.end.map(|end| end.diffusion),
         };
         let choices = answers.into_iter().enumerate().map(choice).collect();
-        let Head { id, created, model } = self.0;
+        let Head { id, created, model } = self.head;
         ChatCompletion { id, object: "chat.completion", created, model, choices, usage }
     }
 
     fn piece(&self, index: usize, piece: Piece, usage: Option<Option<Usage>>) -> Option<ChatCompletionChunk> {
-        let (delta, end): (ChatDelta, Option<End>) = match piece {
-            Piece::Opened => (ChatDelta { role: Some("assistant"), content: Some(String::new()) }, None),
-            Piece::Text(text) => (ChatDelta { role: None, content: Some(text) }, None),
-            Piece::Ended(text, end) => {
+        let (delta, tokens, end): (ChatDelta, Option<Vec<ScoredToken>>, Option<End>) = match piece {
+            Piece::Opened => {
+                (ChatDelta { role: Some("assistant"), content: Some(String::new()) }, None, None)
+            }
+            Piece::Text(text, tokens) => (ChatDelta { role: None, content: Some(text) }, Some(tokens), None),
+            Piece::Ended(text, tokens, end) => {
                 let content = Some(text).filter(|text| !text.is_empty());
-                (ChatDelta { role: None, content }, Some(end))
+                (ChatDelta { role: None, content }, Some(tokens), Some(end))
             }
         };
         let choice = ChatChunkChoice {
             index,
             delta,
             finish_reason: end.map(|end| end.finish_reason),
-            logprobs: (),
+            logprobs: tokens.and_then(|tokens| self.logprobs(&tokens)),
             diffusion: end.map(|end| end.diffusion),
         };
         Some(self.chunk(vec![choice], usage))

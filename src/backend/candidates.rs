@@ -5,16 +5,16 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use super::filters;
-use crate::engine::batch::{Filters, Sampling};
+use crate::engine::batch::{Candidate, Filters, Sampling};
 use crate::rng;
 
 /// What one row of logits says.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct RowCandidates {
-    /// Token to write and its probability at temperature 1.
-    pub guess: (u32, f32),
+    /// Token to write.
+    pub guess: Candidate,
     /// Best first; ties: lower id.
-    pub top: Vec<(u32, f32)>,
+    pub top: Vec<Candidate>,
 }
 
 /// How to look at a row: what its sequence wants, for the row's position.
@@ -65,16 +65,21 @@ fn row_candidates(
     let max = best.first().map_or(0.0, |(_, logit)| *logit);
     let others = (0u32..).zip(row).filter(|(id, _)| *id != mask_id);
     let sum: f64 = others.map(|(_, logit)| f64::from((logit - max).exp())).sum();
+    let log_sum = sum.ln();
     #[expect(clippy::cast_possible_truncation, reason = "a probability needs no f64")]
-    let probability = |logit: f32| (f64::from(logit - max).exp() / sum) as f32;
+    let candidate = |id: u32, logit: f32| Candidate {
+        id,
+        probability: (f64::from(logit - max).exp() / sum) as f32,
+        log_probability: (f64::from(logit - max) - log_sum) as f32,
+    };
     let guess = match sampling {
         Some(row_sampling) if row_sampling.sampling.temperature > 0.0 => {
             draw(row, mask_id, max, row_sampling)
         }
         _ => best[0].0,
     };
-    let top = best.into_iter().map(|(id, logit)| (id, probability(logit))).collect();
-    Ok(RowCandidates { guess: (guess, probability(row[guess as usize])), top })
+    let top = best.into_iter().map(|(id, logit)| candidate(id, logit)).collect();
+    Ok(RowCandidates { guess: candidate(guess, row[guess as usize]), top })
 }
 
 fn no_number(id: u32, logit: f32) -> String {
@@ -138,14 +143,20 @@ mod tests {
     #[test]
     fn the_mask_token_has_no_share_of_the_probability() {
         let row = greedy(&[0.0, 100.0, 0.0], 1, 2);
-        assert_eq!(row.top, [(0, 0.5), (2, 0.5)]);
-        assert_eq!(row.guess, (0, 0.5));
+        assert_eq!(row.top, [(0, 0.5), (2, 0.5)].map(Candidate::from));
+        assert_eq!(row.guess, (0, 0.5).into());
     }
 
     #[test]
     fn equal_logits_pick_the_lower_id() {
         let row = greedy(&[1.0, 2.0, 2.0, 2.0, 0.0], 4, 2);
-        assert_eq!(row.top.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(row.top.iter().map(|token| token.id).collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn a_probability_too_small_for_a_number_has_a_logarithm() {
+        let row = greedy(&[0.0, 9.0, -200.0], 1, 2);
+        assert_eq!((row.top[1].probability, row.top[1].log_probability), (0.0, -200.0));
     }
 
     #[test]
@@ -153,7 +164,7 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let rows = candidates(&[0.0, bad, 1.0, 0.0, 3.0, 1.0], 2, 1, &[None, None]);
             assert_eq!(rows[0], Err(format!("the logit of token 1 is {bad}")));
-            assert_eq!(rows[1].as_ref().map(|row| row.guess.0), Ok(1));
+            assert_eq!(rows[1].as_ref().map(|row| row.guess.id), Ok(1));
         }
     }
 
@@ -177,7 +188,7 @@ mod tests {
             let mut counts = [0usize; 5];
             for step in 0..draws {
                 let sampling = Sampling { filters, ..sampling(temperature, step) };
-                counts[sampled(&row, 2, &sampling, 3).guess.0 as usize] += 1;
+                counts[sampled(&row, 2, &sampling, 3).guess.id as usize] += 1;
             }
             let weight = |id: usize| f64::from(row[id] / temperature).exp();
             let total: f64 = left.iter().map(|id| weight(*id)).sum();

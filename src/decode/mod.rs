@@ -5,12 +5,14 @@
 
 mod evolve;
 pub mod options;
+mod score;
 mod unmask;
 
 use std::ops::Range;
 
 pub use evolve::Phase;
 pub use options::{Boundary, CacheMode, DecodeOptions, DecodeParams, Method, OptionError, Unmask};
+pub use score::TokenScore;
 
 use crate::engine::batch::RowsView;
 use evolve::Canvas;
@@ -66,6 +68,16 @@ pub struct State {
     canvas: Canvas,
     block: usize,
     block_step: usize,
+    scores: Option<Scores>,
+}
+
+/// The scores of all positions that have a token.
+#[derive(Debug, Clone)]
+struct Scores {
+    /// Alternatives kept per token.
+    alternatives: usize,
+    /// [canvas]
+    of: Vec<Option<TokenScore>>,
 }
 
 impl StepPlan {
@@ -90,7 +102,14 @@ impl State {
         mask_id: u32,
     ) -> Self {
         let canvas = Canvas::new(prompt, room, mask_id, params.k_soft, params.alpha);
-        Self { params, attention, prompt_len: prompt.len(), canvas, block: 0, block_step: 0 }
+        Self { params, attention, prompt_len: prompt.len(), canvas, block: 0, block_step: 0, scores: None }
+    }
+
+    /// Keep the score of every token, with so many alternatives.
+    #[must_use]
+    pub fn with_scores(self, alternatives: usize) -> Self {
+        let of = vec![None; self.canvas.len()];
+        Self { scores: Some(Scores { alternatives, of }), ..self }
     }
 
     /// Number of blocks of the answer.
@@ -124,6 +143,12 @@ impl State {
         &self.canvas.tokens
     }
 
+    /// The scores of decided positions: the step that gave a token its confidence, which for a soft token is the one that
+    /// was surest of it. Empty if they are not kept.
+    pub fn scores(&self, positions: Range<usize>) -> Vec<TokenScore> {
+        self.scores.iter().flat_map(|scores| &scores.of[positions.clone()]).flatten().cloned().collect()
+    }
+
     /// What a position feeds in: (token id, weight) pairs that sum to 1.
     pub fn pairs(&self, position: usize) -> impl Iterator<Item = (u32, f32)> + '_ {
         self.canvas.pairs(position)
@@ -131,10 +156,11 @@ impl State {
 
     /// Candidates that [`Self::advance`] needs per row.
     pub fn top_k(&self) -> usize {
-        match self.params.method {
+        let fed_back = match self.params.method {
             Method::Mask => 1,
             Method::Evotoken => self.params.k_soft,
-        }
+        };
+        fed_back.max(self.scores.as_ref().map_or(0, |scores| scores.alternatives))
     }
 
     /// The next step. Must not be called when [`Self::done`].
@@ -184,8 +210,7 @@ impl State {
             Method::Evotoken => Phase::Soft,
         };
         for chosen in &selected {
-            let position = undecided[*chosen];
-            self.canvas.decide(position, rows.guesses[position - lo], phase);
+            self.decide(undecided[*chosen], rows, undecided[*chosen] - lo, phase);
         }
         let revised = match self.params.method {
             Method::Mask => 0,
@@ -210,12 +235,20 @@ impl State {
             let soft = position < hi && self.canvas.phases[position] == Phase::Soft;
             if soft && guess.1 > self.canvas.confidences[position] {
                 revised += usize::from(guess.0 != self.canvas.tokens[position]);
-                self.canvas.decide(position, *guess, Phase::Soft);
+                self.decide(position, rows, row, Phase::Soft);
             }
         }
         // With a lagged boundary the previous block was soft until this step.
         self.canvas.harden(lo);
         revised
+    }
+
+    /// Give a position the guess of a row.
+    fn decide(&mut self, position: usize, rows: RowsView<'_>, row: usize, phase: Phase) {
+        self.canvas.decide(position, rows.guesses[row], phase);
+        if let Some(scores) = &mut self.scores {
+            scores.of[position] = Some(TokenScore::of_guess(rows, row, scores.alternatives));
+        }
     }
 
     fn enter_next_block(&mut self) {

@@ -117,6 +117,24 @@ impl StepBatch {
     }
 }
 
+/// What the model thinks of a token in some place.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    /// The token.
+    pub id: u32,
+    /// Its probability at temperature 1.
+    pub probability: f32,
+    /// The natural logarithm of that, which is finite also where the probability is too small for a number.
+    pub log_probability: f32,
+}
+
+impl From<(u32, f32)> for Candidate {
+    /// A token with its probability, above 0.
+    fn from((id, probability): (u32, f32)) -> Self {
+        Self { id, probability, log_probability: probability.ln() }
+    }
+}
+
 /// What the model thinks of each needed row, in segment order, then target order. The mask token is excluded and the
 /// logits are adjusted before the soft-max.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -127,6 +145,10 @@ pub struct StepOutput {
     pub guesses: Vec<(u32, f32)>,
     /// `[rows * top_k]`: the most probable tokens, best first (ties: lower id), and their probabilities.
     pub candidates: Vec<(u32, f32)>,
+    /// `[rows]`: log-probabilities of the guesses.
+    pub log_guesses: Vec<f32>,
+    /// `[rows * top_k]`: log-probabilities of the candidates.
+    pub log_candidates: Vec<f32>,
     /// Rows of which the model made no sense, ascending, and why; their guesses and candidates mean nothing. They fail
     /// their own sequence: attention keeps a row's numbers within its slot.
     pub faults: Vec<(usize, String)>,
@@ -134,15 +156,21 @@ pub struct StepOutput {
 
 impl StepOutput {
     /// Append a row: its guess, and its [`Self::top_k`] candidates.
-    pub fn push_row(&mut self, guess: (u32, f32), candidates: impl IntoIterator<Item = (u32, f32)>) {
-        self.guesses.push(guess);
-        self.candidates.extend(candidates);
+    pub fn push_row<C: Into<Candidate>>(&mut self, guess: C, candidates: impl IntoIterator<Item = C>) {
+        let guess = guess.into();
+        self.guesses.push((guess.id, guess.probability));
+        self.log_guesses.push(guess.log_probability);
+        for candidate in candidates.into_iter().map(Into::into) {
+            self.candidates.push((candidate.id, candidate.probability));
+            self.log_candidates.push(candidate.log_probability);
+        }
     }
 
     /// Append a row that cannot be used, and why.
     pub fn push_fault(&mut self, reason: String) {
         self.faults.push((self.guesses.len(), reason));
-        self.push_row((0, 0.0), std::iter::repeat_n((0, 0.0), self.top_k));
+        let nothing = Candidate { id: 0, probability: 0.0, log_probability: 0.0 };
+        self.push_row(nothing, std::iter::repeat_n(nothing, self.top_k));
     }
 
     /// Why the first row of `[start, start + len)` that cannot be used cannot be: its number from `start`, and the
@@ -154,10 +182,13 @@ impl StepOutput {
 
     /// The rows `[start, start + len)` of the output.
     pub fn rows(&self, start: usize, len: usize) -> RowsView<'_> {
+        let (rows, candidates) = (start..start + len, start * self.top_k..(start + len) * self.top_k);
         RowsView {
             top_k: self.top_k,
-            guesses: &self.guesses[start..start + len],
-            candidates: &self.candidates[start * self.top_k..(start + len) * self.top_k],
+            guesses: &self.guesses[rows.clone()],
+            candidates: &self.candidates[candidates.clone()],
+            log_guesses: &self.log_guesses[rows],
+            log_candidates: &self.log_candidates[candidates],
         }
     }
 }
@@ -171,12 +202,21 @@ pub struct RowsView<'a> {
     pub guesses: &'a [(u32, f32)],
     /// `[rows * top_k]`: best first.
     pub candidates: &'a [(u32, f32)],
+    /// `[rows]`: log-probabilities of the guesses.
+    pub log_guesses: &'a [f32],
+    /// `[rows * top_k]`: log-probabilities of the candidates.
+    pub log_candidates: &'a [f32],
 }
 
 impl RowsView<'_> {
     /// The candidates of one row, best first.
     pub fn candidates(&self, row: usize) -> &[(u32, f32)] {
         &self.candidates[row * self.top_k..(row + 1) * self.top_k]
+    }
+
+    /// The log-probabilities of one row's candidates.
+    pub fn log_candidates(&self, row: usize) -> &[f32] {
+        &self.log_candidates[row * self.top_k..(row + 1) * self.top_k]
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a running sequence tells its reader.
 
+use crate::decode::TokenScore;
+
 /// Why a sequence ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
@@ -52,6 +54,8 @@ pub enum BlockEvent {
     Block {
         /// Token ids, without end-of-text and what follows it.
         ids: Vec<u32>,
+        /// The scores of these tokens, and of end-of-text if it came; empty unless asked for.
+        scores: Vec<TokenScore>,
         /// Counts including this block.
         progress: Progress,
     },

@@ -9,7 +9,7 @@ use super::batch::{RowsView, Sampling, StepBatch};
 use super::event::{BlockEvent, FinishReason, Progress, SequenceError};
 use super::reader::Writer;
 use super::slots::SlotLease;
-use crate::decode::{State, StepPlan};
+use crate::decode::{State, StepPlan, TokenScore};
 use crate::service::request::GenerateRequest;
 use crate::telemetry::metrics::Outcome;
 
@@ -47,6 +47,8 @@ impl Ticket {
 pub(super) struct Block {
     /// Its tokens before end-of-text.
     ids: Vec<u32>,
+    /// Their scores and that of end-of-text, if asked for.
+    scores: Vec<TokenScore>,
     /// Why it is the last, if it is.
     last: Option<FinishReason>,
 }
@@ -73,6 +75,10 @@ impl Sequence {
             model.attention,
             model.mask_id,
         );
+        let state = match request.sampling().logprobs {
+            Some(alternatives) => state.with_scores(alternatives),
+            None => state,
+        };
         let progress = Progress { seed: request.seed(), ..Progress::default() };
         let adjustment = Adjustment::new(request.sampling(), request.prompt().len()).map(Arc::new);
         Self { ticket, progress, last_tick: tick, state, adjustment, slot }
@@ -102,17 +108,20 @@ impl Sequence {
         let report = self.state.advance(rows);
         self.progress.nfe += 1;
         self.progress.revisions += report.revised;
-        let block = &self.state.tokens()[report.finished?];
+        let positions = report.finished?;
+        let block = &self.state.tokens()[positions.clone()];
         let end = block.iter().position(|id| eos_ids.contains(id));
         let ids = block[..end.unwrap_or(block.len())].to_vec();
         self.progress.blocks += 1;
         // End-of-text counts as one token.
-        self.progress.tokens += ids.len() + usize::from(end.is_some());
+        let counted = ids.len() + usize::from(end.is_some());
+        let scores = self.state.scores(positions.start..positions.start + counted);
+        self.progress.tokens += counted;
         let last = match end {
             Some(_) => Some(FinishReason::Stop),
             None => self.state.done().then_some(FinishReason::Length),
         };
-        Some(Block { ids, last })
+        Some(Block { ids, scores, last })
     }
 
     /// How the sequence is over with this block, if it is. A reader that has no room for the block, or left, is given
@@ -130,7 +139,7 @@ impl Sequence {
     /// Tell the reader of a finished block. One that leaves at this moment is noticed by the next reap.
     pub fn tell(&self, block: Block) {
         let (events, progress) = (&self.ticket.events, self.progress);
-        let sent = events.try_send(BlockEvent::Block { ids: block.ids, progress });
+        let sent = events.try_send(BlockEvent::Block { ids: block.ids, scores: block.scores, progress });
         if let (Ok(()), Some(reason)) = (sent, block.last) {
             let _ = events.try_send(BlockEvent::Finished { reason, progress });
         }

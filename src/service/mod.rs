@@ -3,6 +3,7 @@
 pub mod defaults;
 pub mod request;
 pub mod sampling;
+pub mod scored;
 pub mod stop;
 pub mod stream;
 mod tokens;

@@ -142,7 +142,7 @@ impl GenerateRequest {
         self.temperature
     }
 
-    /// What is done to the logits.
+    /// What is done to the logits, and told of them.
     pub fn sampling(&self) -> &SamplingParams {
         &self.sampling
     }

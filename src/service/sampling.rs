@@ -1,5 +1,5 @@
-//! What a client may say about the choice of tokens beside the temperature: [`SamplingOptions`], and checked,
-//! [`SamplingParams`].
+//! What a client may say about the choice of tokens beside the temperature, and about the report of it:
+//! [`SamplingOptions`], and checked, [`SamplingParams`].
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -25,9 +25,11 @@ pub struct SamplingOptions {
     pub top_k: Option<i64>,
     /// A draw takes a token at least this fraction as probable as the most probable one, 0 to 1.
     pub min_p: Option<f64>,
+    /// Report the log-probability of every token, with so many of the most probable ones in its place.
+    pub logprobs: Option<usize>,
 }
 
-/// What is done to a sequence's logits, in range. Made only by [`SamplingOptions::resolve`].
+/// What is done to a sequence's logits and told of them, in range. Made only by [`SamplingOptions::resolve`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
     /// Tokens that are no candidates at the first `excluded_before` positions of the answer: the end-of-text tokens.
@@ -38,6 +40,8 @@ pub struct SamplingParams {
     pub bias: Arc<[(u32, f32)]>,
     /// Which candidates a draw may take.
     pub filters: Filters,
+    /// Alternatives to report per token; `None`: no scores are reported.
+    pub logprobs: Option<usize>,
 }
 
 impl SamplingOptions {
@@ -53,6 +57,7 @@ impl SamplingOptions {
         }
         let excluded_before = if self.ignore_eos { max_tokens } else { min_tokens };
         Ok(SamplingParams {
+            logprobs: self.logprobs,
             excluded: limits.eos_ids.as_slice().into(),
             excluded_before,
             bias: bias(&self.logit_bias, limits.vocab)?,

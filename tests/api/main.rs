@@ -6,6 +6,7 @@ mod connections;
 mod description;
 mod ends;
 mod fake;
+mod logprobs;
 mod operations;
 mod refusals;
 mod sampling;

@@ -60,6 +60,7 @@ async fn wrong_types_are_named_by_their_path() {
         (json!({"prompt": "a", "logit_bias": [5]}), json!("logit_bias")),
         (json!({"prompt": "a", "logit_bias": {"5": "x"}}), json!("logit_bias.5")),
         (json!({"prompt": "a", "top_k": 1.5}), json!("top_k")),
+        (json!({"prompt": "a", "logprobs": true}), json!("logprobs")),
         (json!({"prompt": "a", "stop": {"a": 1}}), json!("stop")),
         (json!({"prompt": "a", "diffusion": {"steps": "8"}}), json!("diffusion.steps")),
         (
@@ -98,6 +99,8 @@ async fn bad_values_are_named_by_their_path() {
         (json!({"prompt": prompt, "stop": ""}), "stop"),
         (json!({"prompt": prompt, "max_tokens": 8, "min_tokens": 9}), "min_tokens"),
         (json!({"prompt": prompt, "min_tokens": -1}), "min_tokens"),
+        (json!({"prompt": prompt, "logprobs": 6}), "logprobs"),
+        (json!({"prompt": prompt, "logprobs": -1}), "logprobs"),
         (json!({"prompt": prompt, "top_p": 1.1}), "top_p"),
         (json!({"prompt": prompt, "top_p": -0.1}), "top_p"),
         (json!({"prompt": prompt, "min_p": 1.5}), "min_p"),
@@ -133,7 +136,6 @@ async fn parameters_that_cannot_be_honored() {
     for (param, value) in [
         ("best_of", json!(2)),
         ("echo", json!(true)),
-        ("logprobs", json!(0)),
         ("suffix", json!("end")),
         ("presence_penalty", json!(0.5)),
         ("frequency_penalty", json!(-0.5)),

@@ -50,14 +50,15 @@ fn wishes() -> impl Strategy<Value = SamplingOptions> {
         proptest::option::of(-1i64..12),
         proptest::option::of(0.0f64..0.5),
     );
-    let all = (bounds, bias, filters);
-    all.prop_map(|((min_tokens, ignore_eos), logit_bias, (top_p, top_k, min_p))| SamplingOptions {
+    let all = (bounds, bias, filters, proptest::option::of(0usize..8));
+    all.prop_map(|((min_tokens, ignore_eos), logit_bias, (top_p, top_k, min_p), logprobs)| SamplingOptions {
         min_tokens,
         ignore_eos,
         logit_bias,
         top_p,
         top_k,
         min_p,
+        logprobs,
     })
 }
 
@@ -111,10 +112,10 @@ proptest! {
     ) {
         let alone = engine(adapter, 1, 1 << 16);
         let alone: Vec<_> =
-            requests.iter().map(|r| super::answer(&super::events(super::one(&alone, r.clone())))).collect();
+            requests.iter().map(|r| super::events(super::one(&alone, r.clone()))).collect();
         let crowd = engine(adapter, slots, budget);
         let readers = crowd.submit(requests, None).unwrap();
-        let together: Vec<_> = readers.into_iter().map(|r| super::answer(&super::events(r))).collect();
+        let together: Vec<_> = readers.into_iter().map(super::events).collect();
         prop_assert_eq!(alone, together);
     }
 }

@@ -154,8 +154,8 @@ pub fn wait(mut stream: TextStream) -> Result<Answer> {
     while let Some(event) = stream.blocking_next() {
         match event {
             TextEvent::Admitted => {}
-            TextEvent::Block(text) => answer.push_str(&text),
-            TextEvent::Finished { text, reason, progress } => {
+            TextEvent::Block { text, .. } => answer.push_str(&text),
+            TextEvent::Finished { text, reason, progress, .. } => {
                 answer.push_str(&text);
                 return Ok(Answer { text: answer, reason, progress });
             }
