@@ -82,6 +82,15 @@ pub struct ChatCompletionRequest {
     /// A draw takes a token at least this fraction as probable as the most probable one. Without effect at temperature 0.
     #[schema(minimum = 0, maximum = 1, default = 0)]
     pub min_p: Option<f64>,
+    /// Subtracted from the logits of tokens for each time they are in the answer so far.
+    #[schema(minimum = -2, maximum = 2, default = 0)]
+    pub frequency_penalty: Option<f64>,
+    /// Subtracted from the logits of tokens that are in the answer so far.
+    #[schema(minimum = -2, maximum = 2, default = 0)]
+    pub presence_penalty: Option<f64>,
+    /// Divides positive logits, and multiplies negative ones, of tokens of the prompt and of the answer so far.
+    #[schema(exclusive_minimum = 0, default = 1)]
+    pub repetition_penalty: Option<f64>,
     /// Key of the randomness: the same seed gives the same answers. Left out: a random one.
     pub seed: Option<i64>,
     /// Up to 4 strings (the server's setting) that end an answer; they are not part of it.
@@ -206,6 +215,9 @@ impl ChatCompletionRequest {
                 top_p: self.top_p,
                 top_k: self.top_k,
                 min_p: self.min_p,
+                frequency_penalty: self.frequency_penalty,
+                presence_penalty: self.presence_penalty,
+                repetition_penalty: self.repetition_penalty,
                 logprobs,
             },
             seed: self.seed.map(i64::cast_unsigned),

@@ -19,8 +19,6 @@ pub struct Refused {
 /// Values of a parameter that ask for nothing.
 #[derive(Debug, Clone, Copy)]
 enum Neutral {
-    /// This number.
-    Number(f64),
     /// `false`.
     False,
     /// An empty string, array or object.
@@ -39,7 +37,6 @@ impl Neutral {
     fn holds(self, value: &Value) -> bool {
         match (self, value) {
             (_, Value::Null) | (Self::False, Value::Bool(false)) => true,
-            (Self::Number(neutral), Value::Number(number)) => number.as_f64() == Some(neutral),
             (Self::Empty, Value::String(text)) => text.is_empty(),
             (Self::Empty, Value::Array(items)) => items.is_empty(),
             (Self::Empty, Value::Object(fields)) => fields.is_empty(),
@@ -57,17 +54,12 @@ const fn refused(name: &'static str, neutral: Neutral, reason: &'static str) -> 
     Refused { name, neutral, reason }
 }
 
-const PENALTY: &str =
-    "positions are decided in any order and several at once, so no count of earlier tokens exists";
 const AUTOMATON: &str = "nothing keeps a text that is decided in any order within a grammar yet";
 const TOOLS: &str = "the models served here call no tools";
 const SCORES: &str = "prompts are not scored";
 
 /// Refused by every endpoint that generates.
-const EVERYWHERE: [Refused; 10] = [
-    refused("presence_penalty", Neutral::Number(0.0), PENALTY),
-    refused("frequency_penalty", Neutral::Number(0.0), PENALTY),
-    refused("repetition_penalty", Neutral::Number(1.0), PENALTY),
+const EVERYWHERE: [Refused; 7] = [
     refused("use_beam_search", Neutral::False, "there is no order of tokens to search along"),
     refused("prompt_logprobs", Neutral::Never, SCORES),
     refused("guided_choice", Neutral::Never, AUTOMATON),

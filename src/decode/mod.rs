@@ -143,6 +143,14 @@ impl State {
         &self.canvas.tokens
     }
 
+    /// The positions of the answer that have a token, and their tokens.
+    pub fn decided(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
+        let answer = self.prompt_len..self.canvas.len();
+        answer
+            .filter(|position| !self.canvas.undecided(*position))
+            .map(|position| (position, self.canvas.tokens[position]))
+    }
+
     /// The scores of decided positions: the step that gave a token its confidence, which for a soft token is the one that
     /// was surest of it. Empty if they are not kept.
     pub fn scores(&self, positions: Range<usize>) -> Vec<TokenScore> {

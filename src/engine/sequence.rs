@@ -61,7 +61,6 @@ pub(super) struct Sequence {
     /// The tick of the last step.
     pub last_tick: u64,
     state: State,
-    adjustment: Option<Arc<Adjustment>>,
     slot: SlotLease,
 }
 
@@ -80,8 +79,7 @@ impl Sequence {
             None => state,
         };
         let progress = Progress { seed: request.seed(), ..Progress::default() };
-        let adjustment = Adjustment::new(request.sampling(), request.prompt().len()).map(Arc::new);
-        Self { ticket, progress, last_tick: tick, state, adjustment, slot }
+        Self { ticket, progress, last_tick: tick, state, slot }
     }
 
     pub fn plan(&self) -> StepPlan {
@@ -91,9 +89,10 @@ impl Sequence {
     /// Append the step of `plan` to the tick's rows.
     pub fn pack(&self, plan: &StepPlan, batch: &mut StepBatch) {
         let request = &self.ticket.request;
-        let asked = request.temperature() > 0.0 || self.adjustment.is_some();
-        let sampling = asked.then(|| Sampling {
-            adjustment: self.adjustment.clone(),
+        let adjustment = Adjustment::new(request.sampling(), request.prompt(), &self.state).map(Arc::new);
+        let asked = request.temperature() > 0.0 || adjustment.is_some();
+        let sampling = asked.then_some(Sampling {
+            adjustment,
             temperature: request.temperature(),
             filters: request.sampling().filters,
             seed: request.seed(),

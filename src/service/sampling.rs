@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::request::{Limits, RequestError};
+use crate::engine::adjustment::Penalties;
 use crate::engine::batch::Filters;
 
 /// Most tokens whose logits a request changes: OpenAI's and vLLM's bound.
@@ -25,6 +26,12 @@ pub struct SamplingOptions {
     pub top_k: Option<i64>,
     /// A draw takes a token at least this fraction as probable as the most probable one, 0 to 1.
     pub min_p: Option<f64>,
+    /// Makes tokens of the prompt and the answer less probable (above 1) or more (below 1); above 0.
+    pub repetition_penalty: Option<f64>,
+    /// Makes tokens less probable for each time they are in the answer, -2 to 2.
+    pub frequency_penalty: Option<f64>,
+    /// Makes tokens less probable that are in the answer, -2 to 2.
+    pub presence_penalty: Option<f64>,
     /// Report the log-probability of every token, with so many of the most probable ones in its place.
     pub logprobs: Option<usize>,
 }
@@ -38,6 +45,8 @@ pub struct SamplingParams {
     pub excluded_before: usize,
     /// (token id, what is added to its logit).
     pub bias: Arc<[(u32, f32)]>,
+    /// What a token costs for having been written.
+    pub penalties: Penalties,
     /// Which candidates a draw may take.
     pub filters: Filters,
     /// Alternatives to report per token; `None`: no scores are reported.
@@ -55,18 +64,36 @@ impl SamplingOptions {
             let message = format!("{min_tokens} is more than the {max_tokens} tokens of the answer");
             return Err(RequestError::invalid("min_tokens", message));
         }
+        let penalties = self.penalties()?;
         let excluded_before = if self.ignore_eos { max_tokens } else { min_tokens };
         Ok(SamplingParams {
             logprobs: self.logprobs,
             excluded: limits.eos_ids.as_slice().into(),
             excluded_before,
             bias: bias(&self.logit_bias, limits.vocab)?,
+            penalties,
             filters: Filters {
                 top_k: top_k(self.top_k)?,
                 min_p: in_range("min_p", self.min_p, Filters::NONE.min_p, 0.0..=1.0)?,
                 top_p: in_range("top_p", self.top_p, Filters::NONE.top_p, 0.0..=1.0)?,
             },
         })
+    }
+
+    fn penalties(&self) -> Result<Penalties, RequestError> {
+        let of_answer = |name, asked| in_range(name, asked, 0.0, -2.0..=2.0);
+        let repetition = self.repetition_penalty.unwrap_or(1.0);
+        #[expect(clippy::cast_possible_truncation, reason = "logits are no f64 either")]
+        let penalties = Penalties {
+            repetition: repetition as f32,
+            frequency: of_answer("frequency_penalty", self.frequency_penalty)? as f32,
+            presence: of_answer("presence_penalty", self.presence_penalty)? as f32,
+        };
+        // Read as f32: what is not 0 there divides, and what is finite there multiplies.
+        if !(penalties.repetition > 0.0 && penalties.repetition.is_finite()) {
+            return Err(RequestError::invalid("repetition_penalty", "must be a number above 0"));
+        }
+        Ok(penalties)
     }
 }
 

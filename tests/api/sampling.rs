@@ -57,3 +57,21 @@ async fn filters_of_draws_are_taken_at_any_temperature() {
         assert_eq!(server.completed(ask).await["choices"][0]["text"], "abc");
     }
 }
+
+#[tokio::test]
+async fn penalties_count_what_was_decided_before_the_pass() {
+    let server = server();
+    let text = async |block_length: usize, name: &str, penalty: f64| {
+        let ask = json!({"prompt": "aaaaaaaa", "max_tokens": 8, "diffusion": {"block_length": block_length},
+                         "presence_penalty": 2, name: penalty});
+        server.completed(ask).await["choices"][0]["text"].as_str().expect("text").to_owned()
+    };
+    // The logit of "a" is 9, that of "$" 1, of all others 0: four times "a" cost 10.
+    assert_eq!(text(1, "frequency_penalty", 2.0).await[..5], *"aaaa$");
+    assert_eq!(text(4, "frequency_penalty", 2.0).await[..5], *"aaaa$");
+    assert_eq!(text(2, "frequency_penalty", 2.0).await[..6], *"aaaa$$");
+    // Decided in one pass, none knows of the others.
+    assert_eq!(text(8, "frequency_penalty", 2.0).await, "aaaaaaaa");
+    // The prompt counts, too: 9 / 10 is below 1, and once "$" is in the answer it is (1 / 10) - 2.
+    assert_eq!(text(1, "repetition_penalty", 10.0).await[..2], *"$a");
+}

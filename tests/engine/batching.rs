@@ -50,15 +50,28 @@ fn wishes() -> impl Strategy<Value = SamplingOptions> {
         proptest::option::of(-1i64..12),
         proptest::option::of(0.0f64..0.5),
     );
-    let all = (bounds, bias, filters, proptest::option::of(0usize..8));
-    all.prop_map(|((min_tokens, ignore_eos), logit_bias, (top_p, top_k, min_p), logprobs)| SamplingOptions {
-        min_tokens,
-        ignore_eos,
-        logit_bias,
-        top_p,
-        top_k,
-        min_p,
-        logprobs,
+    let penalties = (
+        proptest::option::of(0.5f64..2.0),
+        proptest::option::of(-2.0f64..2.0),
+        proptest::option::of(-2.0f64..2.0),
+    );
+    let all = (bounds, bias, filters, penalties, proptest::option::of(0usize..8));
+    all.prop_map(|(bounds, logit_bias, filters, penalties, logprobs)| {
+        let (min_tokens, ignore_eos) = bounds;
+        let (top_p, top_k, min_p) = filters;
+        let (repetition_penalty, frequency_penalty, presence_penalty) = penalties;
+        SamplingOptions {
+            min_tokens,
+            ignore_eos,
+            logit_bias,
+            top_p,
+            top_k,
+            min_p,
+            repetition_penalty,
+            frequency_penalty,
+            presence_penalty,
+            logprobs,
+        }
     })
 }
 
