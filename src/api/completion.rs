@@ -1,5 +1,6 @@
 //! `POST /v1/completions`.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -96,8 +97,9 @@ pub struct CompletionRequest {
     pub stream_options: Option<StreamOptions>,
     /// How to denoise.
     pub diffusion: Option<DiffusionOptions>,
-    /// Not supported: only `n`.
-    #[schema(default = 1)]
+    /// Generate so many answers per prompt and send the `n` whose tokens have the highest mean log-probability, best
+    /// first. Left out: `n`. Not with `stream`.
+    #[schema(minimum = 1)]
     pub best_of: Option<i64>,
     /// Parameters that are refused or have no effect.
     #[serde(flatten)]
@@ -202,26 +204,42 @@ pub async fn complete(
 ) -> Result<Response, ApiError> {
     let service = Arc::clone(app.ready()?);
     check_model(request.model.as_deref(), service.name())?;
-    request.check_best_of()?;
     parameters::check(&request.rest, &parameters::COMPLETIONS)?;
-    let delivery = Delivery::new(request.stream, request.stream_options)?;
-    let ask = request.into_ask()?;
+    let (choices, delivery) = request.choices()?;
+    let mut ask = request.into_ask(choices)?;
     let shape = Texts { head: Head::new("cmpl", &service), scored: ask.sampling.logprobs.is_some() };
-    answer::reply(service, ask, delivery, shape).await
+    let selects = matches!(delivery, Delivery::Best { .. });
+    if selects {
+        // The best are found by their scores, also where these are not shown.
+        ask.sampling.logprobs.get_or_insert(0);
+    }
+    answer::reply(service, ask, delivery, shape).await.map_err(|error| match error {
+        ApiError::Invalid { param, message } if selects && param == "n" => {
+            ApiError::invalid("best_of", message)
+        }
+        other => other,
+    })
 }
 
 impl CompletionRequest {
-    fn check_best_of(&self) -> Result<(), ApiError> {
-        match self.best_of {
-            Some(best_of) if best_of != self.n.unwrap_or(1) => Err(ApiError::Unsupported {
-                param: "best_of".to_owned(),
-                reason: "every answer that is generated is sent",
-            }),
-            _ => Ok(()),
+    /// How many answers per prompt are generated, and how they are sent.
+    fn choices(&self) -> Result<(usize, Delivery), ApiError> {
+        let delivery = Delivery::new(self.stream, self.stream_options)?;
+        let kept = count("n", self.n)?.unwrap_or(1);
+        let of = count("best_of", self.best_of)?.unwrap_or(kept);
+        match (of.cmp(&kept), delivery) {
+            (Ordering::Less, _) => {
+                Err(ApiError::invalid("best_of", format!("must be at least n, which is {kept}")))
+            }
+            (Ordering::Equal, delivery) => Ok((of, delivery)),
+            (Ordering::Greater, Delivery::Stream { .. }) => {
+                Err(ApiError::invalid("best_of", "above n is not possible with stream = true"))
+            }
+            (Ordering::Greater, _) => Ok((of, Delivery::Best { of, kept })),
         }
     }
 
-    fn into_ask(self) -> Result<Ask, ApiError> {
+    fn into_ask(self, choices: usize) -> Result<Ask, ApiError> {
         let prompts = match self.prompt {
             None => return Err(ApiError::invalid("prompt", "must be given")),
             Some(Prompt::Text(text)) => Prompts::Texts(vec![text]),
@@ -231,7 +249,7 @@ impl CompletionRequest {
         };
         Ok(Ask {
             prompts,
-            choices: count("n", self.n)?.unwrap_or(1),
+            choices,
             max_tokens: count("max_tokens", self.max_tokens)?,
             temperature: self.temperature,
             sampling: SamplingOptions {

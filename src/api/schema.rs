@@ -42,6 +42,13 @@ pub struct StreamOptions {
 pub enum Delivery {
     /// In one body.
     Whole,
+    /// In one body, but not all that were generated: the most probable ones of every prompt.
+    Best {
+        /// Answers generated per prompt.
+        of: usize,
+        /// Answers sent per prompt, at least 1 and at most as many.
+        kept: usize,
+    },
     /// As server-sent events.
     Stream {
         /// Whether `usage` comes last.

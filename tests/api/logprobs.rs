@@ -92,3 +92,16 @@ async fn a_chat_lists_the_tokens_of_its_content() {
     let parts = events[1..].iter().filter_map(|e| e["choices"][0]["logprobs"]["content"].as_array());
     assert_eq!(parts.flatten().cloned().collect::<Vec<_>>(), content);
 }
+
+#[tokio::test]
+async fn of_several_answers_so_many_are_sent_and_all_are_counted() {
+    let server = server();
+    let ask = json!({"prompt": ["ab?", "cd"], "max_tokens": 8, "n": 2, "best_of": 4});
+    let body = server.completed(ask.clone()).await;
+    let choices = body["choices"].as_array().expect("choices");
+    let found: Vec<_> = choices.iter().map(|c| (c["index"].as_u64(), c["text"].as_str())).collect();
+    let expected = ["ab?", "ab?", "cd", "cd"].into_iter().enumerate();
+    assert_eq!(found, expected.map(|(i, text)| (Some(i as u64), Some(text))).collect::<Vec<_>>());
+    assert_eq!(body["usage"]["completion_tokens"], 4 * 4 + 4 * 3);
+    assert!(choices.iter().all(|choice| choice["logprobs"] == json!(null)));
+}

@@ -99,6 +99,10 @@ async fn bad_values_are_named_by_their_path() {
         (json!({"prompt": prompt, "stop": ""}), "stop"),
         (json!({"prompt": prompt, "max_tokens": 8, "min_tokens": 9}), "min_tokens"),
         (json!({"prompt": prompt, "min_tokens": -1}), "min_tokens"),
+        (json!({"prompt": prompt, "n": 3, "best_of": 2}), "best_of"),
+        (json!({"prompt": prompt, "best_of": 2, "stream": true}), "best_of"),
+        (json!({"prompt": prompt, "best_of": 65}), "best_of"),
+        (json!({"prompt": prompt, "best_of": -1}), "best_of"),
         (json!({"prompt": prompt, "logprobs": 6}), "logprobs"),
         (json!({"prompt": prompt, "logprobs": -1}), "logprobs"),
         (json!({"prompt": prompt, "presence_penalty": 2.1}), "presence_penalty"),
@@ -138,7 +142,6 @@ async fn bad_values_are_named_by_their_path() {
 async fn parameters_that_cannot_be_honored() {
     let server = server();
     for (param, value) in [
-        ("best_of", json!(2)),
         ("echo", json!(true)),
         ("suffix", json!("end")),
         ("use_beam_search", json!(true)),
