@@ -95,12 +95,14 @@ fn solved(engine: &EngineHandle, problems: &[Problem], steps: usize) -> usize {
         max_prompt_tokens: 64,
         max_new_tokens: 64,
         max_stop_strings: 0,
+        max_scored_tokens: 0,
     };
     let request = |problem: &Problem| {
         let prompt = prompt(problem);
         let draft = Draft {
             prompt,
             max_tokens: CANVAS,
+            echo: false,
             decode,
             temperature: 0.0,
             sampling: SamplingOptions::default(),

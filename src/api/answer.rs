@@ -11,7 +11,7 @@ use super::error::ApiError;
 use super::schema::{Delivery, DiffusionReport, Usage, finish_reason};
 use super::sse;
 use crate::engine::{FinishReason, Progress};
-use crate::service::scored::ScoredToken;
+use crate::service::scored::{ScoredToken, TextPart};
 use crate::service::{Answers, Ask, Service, TextEvent, random, unix_seconds};
 
 /// What all bodies and chunks of one reply have in common.
@@ -77,10 +77,11 @@ impl Answer {
         self.tokens.extend(tokens);
     }
 
-    /// Mean log-probability of its tokens, end-of-text included; an answer without any comes last.
+    /// Mean log-probability of its tokens, end-of-text included and the prompt not; an answer without any comes last.
     fn log_probability(&self) -> f64 {
-        let sum: f64 = self.tokens.iter().map(|token| f64::from(token.log_probability)).sum();
-        if self.tokens.is_empty() { f64::NEG_INFINITY } else { sum / self.tokens.len() as f64 }
+        let own = self.tokens.iter().filter(|token| token.part != TextPart::Prompt);
+        let logs: Vec<f64> = own.filter_map(|token| token.log_probability).map(f64::from).collect();
+        if logs.is_empty() { f64::NEG_INFINITY } else { logs.iter().sum::<f64>() / logs.len() as f64 }
     }
 }
 
@@ -176,10 +177,10 @@ mod tests {
         let answer = |text: &str, logs: &[f32]| {
             let token = |log: &f32| ScoredToken {
                 token: TokenText { id: 5, bytes: Vec::new() },
-                log_probability: *log,
+                log_probability: Some(*log),
                 alternatives: Vec::new(),
                 offset: 0,
-                ends: false,
+                part: TextPart::Answer,
             };
             Answer { text: text.to_owned(), tokens: logs.iter().map(token).collect(), end: None }
         };

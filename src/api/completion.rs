@@ -46,9 +46,12 @@ pub struct CompletionRequest {
     /// What to complete: at least one token, none of them the mask. Must be given.
     #[schema(required = true, nullable = false)]
     pub prompt: Option<Prompt>,
-    /// Room for each answer, in tokens. Left out: what the model recommends, else 16.
-    #[schema(minimum = 1)]
+    /// Room for each answer, in tokens. Left out: what the model recommends, else 16. 0 only with `echo`.
+    #[schema(minimum = 0)]
     pub max_tokens: Option<i64>,
+    /// Repeat the prompt before each answer; with `logprobs` the prompt's tokens are scored, too.
+    #[schema(default = false)]
+    pub echo: Option<bool>,
     /// Randomness of the guesses; 0 takes the most probable tokens. Left out: what the model recommends, else 0.
     #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f64>,
@@ -251,6 +254,7 @@ impl CompletionRequest {
             prompts,
             choices,
             max_tokens: count("max_tokens", self.max_tokens)?,
+            echo: self.echo.unwrap_or(false),
             temperature: self.temperature,
             sampling: SamplingOptions {
                 min_tokens: count("min_tokens", self.min_tokens)?,

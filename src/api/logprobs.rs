@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
-use crate::service::scored::{ScoredToken, TokenText};
+use crate::service::scored::{ScoredToken, TextPart, TokenText};
 
 /// Most alternatives per token that a completion reports.
 pub const COMPLETION_ALTERNATIVES: i64 = 5;
@@ -19,12 +19,12 @@ pub const CHAT_ALTERNATIVES: i64 = 20;
 pub struct CompletionLogprobs {
     /// Characters of the text before the token.
     pub text_offset: Vec<usize>,
-    /// Log-probability of the token.
-    pub token_logprobs: Vec<f32>,
+    /// Log-probability of the token; null for the first one of an echoed prompt, before which there is nothing.
+    pub token_logprobs: Vec<Option<f32>>,
     /// The token; `bytes:\xe4` if it is a part of a character.
     pub tokens: Vec<String>,
-    /// The most probable tokens in its place, and the token itself.
-    pub top_logprobs: Vec<BTreeMap<String, f32>>,
+    /// The most probable tokens in its place, and the token itself; null where there is no log-probability.
+    pub top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
 }
 
 /// Log-probabilities of the tokens of a turn.
@@ -85,11 +85,14 @@ impl CompletionLogprobs {
         let mut logprobs = Self::default();
         for ScoredToken { token, log_probability, alternatives, offset, .. } in tokens {
             let text = spelled(token, "bytes:");
-            let mut top = BTreeMap::from([(text.clone(), *log_probability)]);
-            for (token, log) in alternatives {
-                // Of two tokens that read the same the more probable one stays.
-                top.entry(spelled(token, "bytes:")).or_insert(*log);
-            }
+            let top = log_probability.map(|log_probability| {
+                let mut top = BTreeMap::from([(text.clone(), log_probability)]);
+                for (token, log) in alternatives {
+                    // Of two tokens that read the same the token itself stays, or the more probable one.
+                    top.entry(spelled(token, "bytes:")).or_insert(*log);
+                }
+                top
+            });
             logprobs.text_offset.push(*offset);
             logprobs.token_logprobs.push(*log_probability);
             logprobs.tokens.push(text);
@@ -103,18 +106,20 @@ impl ChatLogprobs {
     /// Of these tokens; end-of-text is no content.
     pub fn new(tokens: &[ScoredToken]) -> Self {
         let one = |scored: &ScoredToken| {
+            let logprob = scored.log_probability?;
             let top = |(token, log): &(TokenText, f32)| TopLogprob {
                 token: spelled(token, ""),
                 logprob: *log,
                 bytes: token.bytes.clone(),
             };
-            ChatTokenLogprob {
+            Some(ChatTokenLogprob {
                 token: spelled(&scored.token, ""),
-                logprob: scored.log_probability,
+                logprob,
                 bytes: scored.token.bytes.clone(),
                 top_logprobs: scored.alternatives.iter().map(top).collect(),
-            }
+            })
         };
-        Self { content: tokens.iter().filter(|token| !token.ends).map(one).collect(), refusal: () }
+        let content = tokens.iter().filter(|token| token.part == TextPart::Answer);
+        Self { content: content.filter_map(one).collect(), refusal: () }
     }
 }

@@ -56,7 +56,7 @@ const fn refused(name: &'static str, neutral: Neutral, reason: &'static str) -> 
 
 const AUTOMATON: &str = "nothing keeps a text that is decided in any order within a grammar yet";
 const TOOLS: &str = "the models served here call no tools";
-const SCORES: &str = "prompts are not scored";
+const SCORES: &str = "echo with logprobs scores a prompt";
 
 /// Refused by every endpoint that generates.
 const EVERYWHERE: [Refused; 7] = [
@@ -70,10 +70,8 @@ const EVERYWHERE: [Refused; 7] = [
 ];
 
 /// Refused by `/v1/completions` alone.
-pub const COMPLETIONS: [Refused; 2] = [
-    refused("echo", Neutral::False, "an answer does not repeat its prompt"),
-    refused("suffix", Neutral::Empty, "nothing is filled in between two texts yet"),
-];
+pub const COMPLETIONS: [Refused; 1] =
+    [refused("suffix", Neutral::Empty, "nothing is filled in between two texts yet")];
 
 /// Refused by `/v1/chat/completions` alone.
 pub const CHAT: [Refused; 9] = [

@@ -73,6 +73,7 @@ fn row_candidates(
         log_probability: (f64::from(logit - max) - log_sum) as f32,
     };
     let guess = match sampling {
+        Some(RowSampling { sampling: Sampling { given: Some(token), .. }, .. }) => *token,
         Some(row_sampling) if row_sampling.sampling.temperature > 0.0 => {
             draw(row, mask_id, max, row_sampling)
         }
@@ -169,8 +170,7 @@ mod tests {
     }
 
     fn sampling(temperature: f32, step: u32) -> Sampling {
-        let filters = Filters::NONE;
-        Sampling { adjustment: None, temperature, filters, seed: 7, choice: 0, step }
+        Sampling { temperature, seed: 7, step, given: None, ..Sampling::score(0) }
     }
 
     fn sampled(row: &[f32], mask_id: u32, sampling: &Sampling, position: usize) -> RowCandidates {
@@ -209,6 +209,14 @@ mod tests {
         assert_eq!(sampled(&row, 2, &filtered, 0), greedy(&row, 2, 2));
         let drawn = sampled(&row, 2, &Sampling { temperature: 1.0, ..filtered }, 0);
         assert_eq!(drawn, greedy(&row, 2, 2), "one candidate is left");
+    }
+
+    #[test]
+    fn a_given_token_is_the_guess_and_has_its_own_probability() {
+        let row = [0.0, 1.0, 5.0, 2.0, 1.5];
+        let found = sampled(&row, 2, &Sampling::score(0), 0);
+        let all = greedy(&row, 2, 4);
+        assert_eq!((found.guess, &found.top[..]), (all.top[3], &all.top[..2]));
     }
 
     #[test]

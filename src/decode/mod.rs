@@ -6,6 +6,7 @@
 mod evolve;
 pub mod options;
 mod score;
+mod scoring;
 mod unmask;
 
 use std::ops::Range;
@@ -13,6 +14,7 @@ use std::ops::Range;
 pub use evolve::Phase;
 pub use options::{Boundary, CacheMode, DecodeOptions, DecodeParams, Method, OptionError, Unmask};
 pub use score::TokenScore;
+pub use scoring::Scoring;
 
 use crate::engine::batch::RowsView;
 use evolve::Canvas;
@@ -93,7 +95,7 @@ impl StepPlan {
 }
 
 impl State {
-    /// A prompt (at least one token) and room for `room` (at least 1) answer tokens.
+    /// A prompt (at least one token) and room for `room` answer tokens; without room it is done at once.
     pub fn new(
         prompt: &[u32],
         room: usize,

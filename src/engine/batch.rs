@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::adjustment::Adjustment;
-use crate::decode::{State, StepPlan, Window};
+use crate::decode::{Scoring, State, StepPlan, Window};
 
 /// A piece of K/V memory, held by one sequence. The generation keeps a late result from reaching the next owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,6 +48,16 @@ pub struct Sampling {
     pub choice: u32,
     /// The sequence's step, from 0.
     pub step: u32,
+    /// The guess, whatever the logits say: only its probability is asked for.
+    pub given: Option<u32>,
+}
+
+impl Sampling {
+    /// Ask for the probability of a token, as the model has it.
+    pub fn score(token: u32) -> Self {
+        let (temperature, filters, given) = (0.0, Filters::NONE, Some(token));
+        Self { adjustment: None, temperature, filters, seed: 0, choice: 0, step: 0, given }
+    }
 }
 
 /// One window of one sequence: its fresh K/V are written into the slot at `window`, then its rows attend to the slot
@@ -103,6 +113,19 @@ impl StepBatch {
             self.segments.push(Segment { slot, window: positions, visible, targets, sampling });
         }
         self.top_k = self.top_k.max(state.top_k());
+    }
+
+    /// Append the step that `plan` describes: its window of the text that `scoring` scores.
+    pub fn push_scoring(&mut self, scoring: &Scoring, plan: &StepPlan, slot: SlotId) {
+        for window in &plan.windows {
+            let Window { positions, visible, targets } = window.clone();
+            for position in positions.clone() {
+                self.push_row([scoring.pair(position)]);
+            }
+            let sampling = Some(Sampling::score(scoring.given()));
+            self.segments.push(Segment { slot, window: positions, visible, targets, sampling });
+        }
+        self.top_k = self.top_k.max(scoring.top_k());
     }
 
     /// The (token id, weight) pairs of row `row`.

@@ -50,6 +50,11 @@ pub struct Progress {
 pub enum BlockEvent {
     /// The sequence has its slot: from here on it runs.
     Admitted,
+    /// The prompt is scored, if that was asked for; comes before the first block.
+    Scored {
+        /// The scores of all prompt tokens but the first.
+        scores: Vec<TokenScore>,
+    },
     /// A block is done; its tokens can no longer change.
     Block {
         /// Token ids, without end-of-text and what follows it.

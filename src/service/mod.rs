@@ -18,7 +18,7 @@ use tokio_stream::StreamMap;
 
 pub use defaults::GenerationDefaults;
 pub use sampling::SamplingOptions;
-pub use stream::{TextEvent, TextStream};
+pub use stream::{Echo, TextEvent, TextStream};
 pub use tokens::Source;
 
 use crate::decode::DecodeOptions;
@@ -92,6 +92,8 @@ pub struct Ask {
     pub choices: usize,
     /// Room for each answer, in tokens.
     pub max_tokens: Option<usize>,
+    /// Repeat the prompt before each answer.
+    pub echo: bool,
     /// Noise scale of the guesses, 0 to 2.
     pub temperature: Option<f64>,
     /// What else is said about the choice of tokens.
@@ -166,11 +168,30 @@ impl Service {
     /// stops.
     pub fn answer(&self, ask: Ask) -> Result<Answers, AskError> {
         let stop = ask.stop.clone();
+        let prompts = ask.echo.then(|| (ask.prompts.clone(), ask.choices));
         let (prompt_tokens, requests) = self.requests(ask)?;
+        let echoes = prompts.map(|(prompts, choices)| self.echoes(&prompts, choices, &requests));
         let deadline = self.parts.timeout.map(|timeout| Instant::now() + timeout);
         let sequences = self.parts.engine.submit(requests, deadline)?;
         let text = |blocks| TextStream::new(blocks, self.parts.tokenizer.clone(), stop.clone());
-        Ok(Answers { prompt_tokens, streams: sequences.into_iter().map(text).collect() })
+        let streams = sequences.into_iter().map(text);
+        let streams = match echoes {
+            None => streams.collect(),
+            Some(echoes) => std::iter::zip(streams, echoes).map(|(text, echo)| text.echoing(echo)).collect(),
+        };
+        Ok(Answers { prompt_tokens, streams })
+    }
+
+    /// The prompts of requests as they are repeated: a text as it came, token ids without special tokens.
+    fn echoes(&self, prompts: &Prompts, choices: usize, requests: &[GenerateRequest]) -> Vec<Echo> {
+        let one = |(number, request): (usize, &GenerateRequest)| Echo {
+            text: match prompts {
+                Prompts::Texts(texts) => texts[number / choices].clone(),
+                Prompts::Ids(_) | Prompts::Chat(_) => self.parts.tokenizer.decode(request.prompt()),
+            },
+            scored: request.scores_prompt().and_then(|_| request.prompt().first().copied()),
+        };
+        requests.iter().enumerate().map(one).collect()
     }
 
     /// Run one short answer, so that the first client does not pay for cold memory.
@@ -183,6 +204,7 @@ impl Service {
             prompts: Prompts::Ids(vec![vec![token]]),
             choices: 1,
             max_tokens: Some(1),
+            echo: false,
             temperature: None,
             sampling: SamplingOptions::default(),
             seed: None,
@@ -225,6 +247,7 @@ impl Service {
                 let draft = Draft {
                     prompt: prompt.clone(),
                     max_tokens,
+                    echo: ask.echo,
                     decode,
                     temperature,
                     sampling: ask.sampling.clone(),

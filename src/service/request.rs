@@ -20,6 +20,8 @@ pub struct Limits {
     pub max_new_tokens: usize,
     /// Most stop strings of a request.
     pub max_stop_strings: usize,
+    /// Longest prompt that is scored, in tokens: each costs a forward pass over the whole prompt.
+    pub max_scored_tokens: usize,
 }
 
 /// What a client asks for, parsed but not yet checked. One per sequence.
@@ -27,8 +29,10 @@ pub struct Limits {
 pub struct Draft {
     /// Prompt token ids.
     pub prompt: Vec<u32>,
-    /// Room for the answer, in tokens.
+    /// Room for the answer, in tokens; 0 only with `echo`.
     pub max_tokens: usize,
+    /// The prompt comes with the answer: with log-probabilities if the answer has them.
+    pub echo: bool,
     /// Decoding settings, the client's completed by the server's and the model's.
     pub decode: DecodeOptions,
     /// Noise scale of the guesses; 0 is greedy.
@@ -48,6 +52,7 @@ pub struct Draft {
 pub struct GenerateRequest {
     prompt: Vec<u32>,
     max_tokens: usize,
+    echo: bool,
     decode: DecodeParams,
     temperature: f32,
     sampling: SamplingParams,
@@ -94,9 +99,9 @@ impl GenerateRequest {
     /// # Errors
     /// The first value out of range, by name; [`RequestError::TooLong`] if prompt and answer do not fit.
     pub fn new(draft: Draft, limits: &Limits) -> Result<Self, RequestError> {
-        let Draft { prompt, max_tokens, decode, temperature, sampling, seed, choice, stop } = draft;
+        let Draft { prompt, max_tokens, echo, decode, temperature, sampling, seed, choice, stop } = draft;
         check_prompt(&prompt, limits)?;
-        if max_tokens == 0 {
+        if max_tokens == 0 && !echo {
             return Err(RequestError::invalid("max_tokens", "must be at least 1"));
         }
         check_lengths(prompt.len(), max_tokens, limits)?;
@@ -111,10 +116,15 @@ impl GenerateRequest {
             return Err(RequestError::invalid("stop", "a stop string must not be empty"));
         }
         let sampling = sampling.resolve(max_tokens, limits)?;
+        if echo && sampling.logprobs.is_some() && prompt.len() > limits.max_scored_tokens {
+            let (found, most) = (prompt.len(), limits.max_scored_tokens);
+            let message = format!("the prompt to score is {found} tokens, at most {most} are allowed");
+            return Err(RequestError::TooLong { message });
+        }
         let decode = decode.resolve(max_tokens, limits.vocab)?;
         #[expect(clippy::cast_possible_truncation, reason = "a temperature within 0..=2 needs no f64")]
         let temperature = temperature as f32;
-        Ok(Self { prompt, max_tokens, decode, temperature, sampling, seed, choice, stop })
+        Ok(Self { prompt, max_tokens, echo, decode, temperature, sampling, seed, choice, stop })
     }
 
     /// Prompt token ids, at least one, none of them the mask.
@@ -122,7 +132,12 @@ impl GenerateRequest {
         &self.prompt
     }
 
-    /// Room for the answer, in tokens, at least 1.
+    /// If the prompt is to be scored: how many alternatives per token are told.
+    pub fn scores_prompt(&self) -> Option<usize> {
+        self.sampling.logprobs.filter(|_| self.echo)
+    }
+
+    /// Room for the answer, in tokens.
     pub fn max_tokens(&self) -> usize {
         self.max_tokens
     }

@@ -21,14 +21,25 @@ pub struct TokenText {
 pub struct ScoredToken {
     /// The token.
     pub token: TokenText,
-    /// Its log-probability.
-    pub log_probability: f32,
+    /// Its log-probability; the first token of a prompt has none.
+    pub log_probability: Option<f32>,
     /// The most probable tokens in its place, best first.
     pub alternatives: Vec<(TokenText, f32)>,
     /// Characters of the text before it.
     pub offset: usize,
-    /// Whether it is the end-of-text token, which is no part of the text.
-    pub ends: bool,
+    /// What it is part of.
+    pub part: TextPart,
+}
+
+/// What a token is part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextPart {
+    /// The prompt, where it is repeated.
+    Prompt,
+    /// The answer.
+    Answer,
+    /// Nothing of the text: it is the end-of-text token behind it.
+    End,
 }
 
 /// Holds the scores of tokens until their text is given out.
@@ -50,23 +61,34 @@ impl ScoreTrack {
     /// The next scores; the first `visible` are of tokens of the text, the rest of end-of-text.
     pub fn push(&mut self, scores: Vec<TokenScore>, visible: usize) {
         for (number, score) in scores.into_iter().enumerate() {
-            let ends = number >= visible;
-            let token = self.text(score.id);
-            let start = self.bytes;
-            let offset = self.characters;
-            if !ends {
-                self.bytes += self.length(&token, start == 0);
-                // Bytes that go on with a character begin none.
-                self.characters += match self.bytes - start {
-                    0 => 0,
-                    _ => token.bytes.iter().filter(|byte| (**byte & 0xC0) != 0x80).count(),
-                };
-            }
-            let alternatives = score.alternatives.into_iter().map(|(id, log)| (self.text(id), log)).collect();
-            let log_probability = score.log_probability;
-            let token = ScoredToken { token, log_probability, alternatives, offset, ends };
-            self.waiting.push_back((start..self.bytes, token));
+            let part = if number < visible { TextPart::Answer } else { TextPart::End };
+            self.add(score.id, Some(score.log_probability), score.alternatives, part);
         }
+    }
+
+    /// The prompt `text` goes before the answer: its tokens, the first and the scored others.
+    pub fn prompt(&mut self, text: &str, first: u32, scores: Vec<TokenScore>) -> Vec<ScoredToken> {
+        self.add(first, None, Vec::new(), TextPart::Prompt);
+        for score in scores {
+            self.add(score.id, Some(score.log_probability), score.alternatives, TextPart::Prompt);
+        }
+        (self.bytes, self.characters) = (0, text.chars().count());
+        self.rest()
+    }
+
+    fn add(&mut self, id: u32, log: Option<f32>, alternatives: Vec<(u32, f32)>, part: TextPart) {
+        let token = self.text(id);
+        let (start, offset) = (self.bytes, self.characters);
+        if part != TextPart::End {
+            self.bytes += self.length(&token, start == 0);
+        }
+        if self.bytes > start {
+            // Bytes that go on with a character begin none.
+            self.characters += token.bytes.iter().filter(|byte| (**byte & 0xC0) != 0x80).count();
+        }
+        let alternatives = alternatives.into_iter().map(|(id, log)| (self.text(id), log)).collect();
+        let token = ScoredToken { token, log_probability: log, alternatives, offset, part };
+        self.waiting.push_back((start..self.bytes, token));
     }
 
     /// The tokens whose text is within the first `bytes` bytes.

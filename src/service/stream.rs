@@ -1,5 +1,6 @@
 //! From the blocks of a sequence to text that can no longer change.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::scored::{ScoreTrack, ScoredToken};
@@ -46,7 +47,18 @@ pub struct TextStream {
     scores: ScoreTrack,
     /// Bytes of text found certain, without the stop string.
     bytes: usize,
-    last: Option<TextEvent>,
+    echo: Option<Echo>,
+    /// Events that follow the one that was given out last.
+    later: VecDeque<TextEvent>,
+}
+
+/// A prompt that is repeated before its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Echo {
+    /// Its text.
+    pub text: String,
+    /// Its first token, if the tokens' scores are told, too.
+    pub scored: Option<u32>,
 }
 
 impl TextStream {
@@ -54,13 +66,27 @@ impl TextStream {
     pub fn new(blocks: Reader, tokenizer: Arc<Tokenizer>, stops: Vec<String>) -> Self {
         let (scores, stops) = (ScoreTrack::new(tokenizer.clone()), StopFinder::new(stops));
         let detokenizer = Detokenizer::new(tokenizer);
-        Self { blocks: Some(blocks), detokenizer, stops, scores, bytes: 0, last: None }
+        Self {
+            blocks: Some(blocks),
+            detokenizer,
+            stops,
+            scores,
+            bytes: 0,
+            echo: None,
+            later: VecDeque::new(),
+        }
+    }
+
+    /// With the prompt before the answer.
+    #[must_use]
+    pub fn echoing(self, echo: Echo) -> Self {
+        Self { echo: Some(echo), ..self }
     }
 
     /// The next event, or `None` after the last.
     pub async fn next(&mut self) -> Option<TextEvent> {
-        if let Some(last) = self.last.take() {
-            return Some(last);
+        if let Some(event) = self.later.pop_front() {
+            return Some(event);
         }
         let event = self.blocks.as_mut()?.recv().await;
         Some(self.read(event))
@@ -68,8 +94,8 @@ impl TextStream {
 
     /// As [`Self::next`], on a thread that may wait.
     pub fn blocking_next(&mut self) -> Option<TextEvent> {
-        if let Some(last) = self.last.take() {
-            return Some(last);
+        if let Some(event) = self.later.pop_front() {
+            return Some(event);
         }
         let event = self.blocks.as_mut()?.blocking_recv();
         Some(self.read(event))
@@ -78,7 +104,13 @@ impl TextStream {
     fn read(&mut self, event: Option<BlockEvent>) -> TextEvent {
         // An engine that drops a sequence without a last word has lost it, or its reader was too slow.
         match event.unwrap_or(BlockEvent::Failed(SequenceError::Backend)) {
-            BlockEvent::Admitted => TextEvent::Admitted,
+            BlockEvent::Admitted => {
+                if let Some(echo) = self.echo.take_if(|echo| echo.scored.is_none()) {
+                    self.later.push_back(TextEvent::Block { text: echo.text, tokens: Vec::new() });
+                }
+                TextEvent::Admitted
+            }
+            BlockEvent::Scored { scores } => self.prompt(scores),
             BlockEvent::Block { ids, scores, progress } => self.block(&ids, scores, progress),
             BlockEvent::Finished { reason, progress } => self.finish(reason, progress),
             BlockEvent::Failed(error) => {
@@ -86,6 +118,14 @@ impl TextStream {
                 TextEvent::Failed(error)
             }
         }
+    }
+
+    fn prompt(&mut self, scores: Vec<TokenScore>) -> TextEvent {
+        let Some(Echo { text, scored: Some(first) }) = self.echo.take() else {
+            return TextEvent::Block { text: String::new(), tokens: Vec::new() };
+        };
+        let tokens = self.scores.prompt(&text, first, scores);
+        TextEvent::Block { text, tokens }
     }
 
     fn block(&mut self, ids: &[u32], scores: Vec<TokenScore>, progress: Progress) -> TextEvent {
@@ -99,7 +139,8 @@ impl TextStream {
             Piece::Stop { text, stop_bytes } => {
                 self.bytes += text.len();
                 let tokens = self.scores.within(self.bytes);
-                self.last = Some(self.stopped(String::new(), stop_bytes, progress));
+                let last = self.stopped(String::new(), stop_bytes, progress);
+                self.later.push_back(last);
                 TextEvent::Block { text, tokens }
             }
         }

@@ -85,6 +85,11 @@ impl FakeBackend {
     }
 }
 
+/// The token that is scored.
+fn given(segment: &Segment) -> Option<u32> {
+    segment.sampling.as_ref().and_then(|sampling| sampling.given)
+}
+
 impl Backend for FakeBackend {
     fn bytes_per_position(&self) -> usize {
         10
@@ -103,14 +108,19 @@ impl Backend for FakeBackend {
 
     fn step(&mut self, batch: &StepBatch) -> Result<StepOutput, BackendError> {
         let mut row = 0;
+        // Tokens before the first mask of each segment.
+        let mut seen: Vec<Vec<u32>> = Vec::new();
         for segment in &batch.segments {
             let fed = |row: usize| batch.row(row)[0].0;
-            let prompt = || (row..row + segment.window.len()).map(fed).take_while(|id| *id != MASK).collect();
-            self.prompts.entry(segment.slot).or_insert_with(prompt);
+            seen.push((row..row + segment.window.len()).map(fed).take_while(|id| *id != MASK).collect());
+            if given(segment).is_none() {
+                self.prompts.entry(segment.slot).or_insert_with(|| seen[seen.len() - 1].clone());
+            }
             row += segment.window.len();
         }
         let asked = |marker: char| {
-            batch.segments.iter().any(|segment| self.prompts[&segment.slot].contains(&letter(marker)))
+            let prompts = batch.segments.iter().filter_map(|segment| self.prompts.get(&segment.slot));
+            prompts.into_iter().any(|prompt| prompt.contains(&letter(marker)))
         };
         assert!(!asked(PANIC), "the fake was asked to panic");
         if asked(FAIL) {
@@ -120,8 +130,16 @@ impl Backend for FakeBackend {
             std::thread::sleep(SLOW_STEP);
         }
         let mut output = StepOutput { top_k: batch.top_k, ..StepOutput::default() };
-        for segment in &batch.segments {
+        for (segment, seen) in batch.segments.iter().zip(seen) {
             for position in segment.targets.clone() {
+                if let Some(token) = given(segment) {
+                    assert_eq!(seen.len(), position, "everything from the scored token on is masked");
+                    let best = (letter('$'), 0.5);
+                    let given = if token == best.0 { best } else { (token, 0.25) };
+                    let top = [best, (letter('%'), 0.25), (letter('&'), 0.1)];
+                    output.push_row(given, top.into_iter().take(batch.top_k));
+                    continue;
+                }
                 let token = self.wished(segment, position);
                 let others = (1..batch.top_k as u32).map(|rank| (FIRST_BYTE + rank, 0.01));
                 output.push_row((token, 0.95), std::iter::once((token, 0.95)).chain(others));

@@ -4,6 +4,7 @@ mod chat;
 mod completions;
 mod connections;
 mod description;
+mod echo;
 mod ends;
 mod fake;
 mod logprobs;
@@ -94,6 +95,7 @@ impl Plan {
             max_prompt_tokens: settings.limits.max_prompt_tokens,
             max_new_tokens: settings.limits.max_new_tokens,
             max_stop_strings: settings.limits.max_stop_strings,
+            max_scored_tokens: settings.limits.max_scored_tokens,
         };
         let service = Service::new(ServiceParts {
             name: "lab/echo".to_owned(),

@@ -142,7 +142,6 @@ async fn bad_values_are_named_by_their_path() {
 async fn parameters_that_cannot_be_honored() {
     let server = server();
     for (param, value) in [
-        ("echo", json!(true)),
         ("suffix", json!("end")),
         ("use_beam_search", json!(true)),
         ("prompt_logprobs", json!(0)),
@@ -156,8 +155,13 @@ async fn parameters_that_cannot_be_honored() {
 
 #[tokio::test]
 async fn what_does_not_fit() {
-    let server = Plan::with(|plan| plan.settings.engine.kv_bytes = 1000).start();
+    let server = Plan::with(|plan| {
+        plan.settings.engine.kv_bytes = 1000;
+        plan.settings.limits.max_scored_tokens = 10;
+    })
+    .start();
     for body in [
+        json!({"prompt": "a".repeat(10), "max_tokens": 1, "echo": true, "logprobs": 0}),
         json!({"prompt": "a".repeat(100)}),
         json!({"prompt": "a".repeat(1 << 20)}),
         json!({"prompt": "a", "max_tokens": 91}),

@@ -16,11 +16,11 @@ use evotoken::service::request::{Draft, GenerateRequest, Limits};
 use evotoken::telemetry::metrics::Metrics;
 use proptest::prelude::*;
 
-const MASK: u32 = 101;
+pub const MASK: u32 = 101;
 const EOS: u32 = 1;
-const VOCAB: usize = 160;
+pub const VOCAB: usize = 160;
 
-fn fixture(path: &str) -> PathBuf {
+pub fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
 }
 
@@ -85,10 +85,10 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
         prop_oneof![Just(None), (0.05f64..1.0).prop_map(Some)],
         prop_oneof![Just(0.0), Just(0.8)],
         any::<u64>(),
-        wishes(),
+        (wishes(), any::<bool>()),
     );
     let one = one.prop_map(
-        |(prompt, max_tokens, method, cache, block_length, threshold, temperature, seed, wishes)| {
+        |(prompt, max_tokens, method, cache, block_length, threshold, temperature, seed, (wishes, echo))| {
             let decode = DecodeOptions {
                 method: Some(method),
                 steps: threshold.is_none().then(|| max_tokens.div_ceil(block_length) + max_tokens / 2),
@@ -108,9 +108,11 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
                 max_prompt_tokens: 512,
                 max_new_tokens: 512,
                 max_stop_strings: 0,
+                max_scored_tokens: 512,
             };
             let stop = vec![];
-            let draft = Draft { prompt, max_tokens, decode, temperature, sampling, seed, choice: 0, stop };
+            let draft =
+                Draft { prompt, max_tokens, echo, decode, temperature, sampling, seed, choice: 0, stop };
             GenerateRequest::new(draft, &limits).unwrap()
         },
     );

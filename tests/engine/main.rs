@@ -5,6 +5,7 @@
 mod batching;
 mod fake;
 mod schedules;
+mod scoring;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver as Seen, Sender, channel};
@@ -56,6 +57,7 @@ fn empty() -> Draft {
     Draft {
         prompt: vec![],
         max_tokens: 0,
+        echo: false,
         decode: DecodeOptions::default(),
         temperature: 0.0,
         sampling: SamplingOptions::default(),
@@ -74,6 +76,7 @@ fn draft(draft: Draft) -> GenerateRequest {
         max_prompt_tokens: 1000,
         max_new_tokens: 1000,
         max_stop_strings: 4,
+        max_scored_tokens: 100,
     };
     GenerateRequest::new(draft, &limits).unwrap()
 }

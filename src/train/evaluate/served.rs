@@ -88,6 +88,7 @@ impl Served {
             max_prompt_tokens: config.max_positions,
             max_new_tokens: config.max_positions,
             max_stop_strings: 0,
+            max_scored_tokens: 0,
         };
         let bounds = EngineLimits {
             queue: usize::MAX,
@@ -135,6 +136,7 @@ impl Served {
             },
             choices: 1,
             max_tokens: Some(setting.max_tokens),
+            echo: false,
             temperature: Some(setting.temperature),
             sampling: SamplingOptions::default(),
             seed: Some(setting.seed.wrapping_add(index)),
