@@ -102,6 +102,7 @@ fn solved(engine: &EngineHandle, problems: &[Problem], steps: usize) -> usize {
         let draft = Draft {
             prompt,
             max_tokens: CANVAS,
+            suffix: vec![],
             echo: false,
             decode,
             temperature: 0.0,

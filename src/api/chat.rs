@@ -207,6 +207,7 @@ impl ChatCompletionRequest {
             prompts: Prompts::Chat(chat),
             choices: count("n", self.n)?.unwrap_or(1),
             max_tokens: newer.or(older),
+            suffix: None,
             echo: false,
             temperature: self.temperature,
             sampling: SamplingOptions {

@@ -49,6 +49,8 @@ pub struct CompletionRequest {
     /// Room for each answer, in tokens. Left out: what the model recommends, else 16. 0 only with `echo`.
     #[schema(minimum = 0)]
     pub max_tokens: Option<i64>,
+    /// A text that comes after the answer: the model fills the gap of `max_tokens` tokens between the prompt and it.
+    pub suffix: Option<String>,
     /// Repeat the prompt before each answer; with `logprobs` the prompt's tokens are scored, too.
     #[schema(default = false)]
     pub echo: Option<bool>,
@@ -207,7 +209,7 @@ pub async fn complete(
 ) -> Result<Response, ApiError> {
     let service = Arc::clone(app.ready()?);
     check_model(request.model.as_deref(), service.name())?;
-    parameters::check(&request.rest, &parameters::COMPLETIONS)?;
+    parameters::check(&request.rest, &[])?;
     let (choices, delivery) = request.choices()?;
     let mut ask = request.into_ask(choices)?;
     let shape = Texts { head: Head::new("cmpl", &service), scored: ask.sampling.logprobs.is_some() };
@@ -254,6 +256,7 @@ impl CompletionRequest {
             prompts,
             choices,
             max_tokens: count("max_tokens", self.max_tokens)?,
+            suffix: self.suffix,
             echo: self.echo.unwrap_or(false),
             temperature: self.temperature,
             sampling: SamplingOptions {

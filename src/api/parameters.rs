@@ -69,10 +69,6 @@ const EVERYWHERE: [Refused; 7] = [
     refused("structured_outputs", Neutral::Empty, AUTOMATON),
 ];
 
-/// Refused by `/v1/completions` alone.
-pub const COMPLETIONS: [Refused; 1] =
-    [refused("suffix", Neutral::Empty, "nothing is filled in between two texts yet")];
-
 /// Refused by `/v1/chat/completions` alone.
 pub const CHAT: [Refused; 9] = [
     refused("response_format", Neutral::TextFormat, AUTOMATON),

@@ -67,6 +67,8 @@ pub struct State {
     params: DecodeParams,
     attention: Attention,
     prompt_len: usize,
+    /// Where the answer ends; a suffix may follow.
+    answer_end: usize,
     canvas: Canvas,
     block: usize,
     block_step: usize,
@@ -104,7 +106,24 @@ impl State {
         mask_id: u32,
     ) -> Self {
         let canvas = Canvas::new(prompt, room, mask_id, params.k_soft, params.alpha);
-        Self { params, attention, prompt_len: prompt.len(), canvas, block: 0, block_step: 0, scores: None }
+        Self {
+            params,
+            attention,
+            prompt_len: prompt.len(),
+            answer_end: canvas.len(),
+            canvas,
+            block: 0,
+            block_step: 0,
+            scores: None,
+        }
+    }
+
+    /// With tokens behind the answer: they are hard, and every position sees them (but for a block-causal model). Comes before
+    /// the first step and [`Self::with_scores`].
+    #[must_use]
+    pub fn with_suffix(mut self, suffix: &[u32]) -> Self {
+        self.canvas.append(suffix);
+        self
     }
 
     /// Keep the score of every token, with so many alternatives.
@@ -116,7 +135,7 @@ impl State {
 
     /// Number of blocks of the answer.
     pub fn blocks(&self) -> usize {
-        (self.canvas.len() - self.prompt_len).div_ceil(self.params.block_length)
+        (self.answer_end - self.prompt_len).div_ceil(self.params.block_length)
     }
 
     /// Whether every block is done; no further step may be planned.
@@ -127,7 +146,7 @@ impl State {
     /// Positions of block `block`; the last one may be shorter than the others.
     fn block_range(&self, block: usize) -> Range<usize> {
         let start = self.prompt_len + block * self.params.block_length;
-        start..(start + self.params.block_length).min(self.canvas.len())
+        start..(start + self.params.block_length).min(self.answer_end)
     }
 
     /// Positions of the current block.
@@ -147,7 +166,7 @@ impl State {
 
     /// The positions of the answer that have a token, and their tokens.
     pub fn decided(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
-        let answer = self.prompt_len..self.canvas.len();
+        let answer = self.prompt_len..self.answer_end;
         answer
             .filter(|position| !self.canvas.undecided(*position))
             .map(|position| (position, self.canvas.tokens[position]))
@@ -196,7 +215,7 @@ impl State {
         let targets = match self.params.method {
             Method::Mask => lo..hi,
             // Later blocks evolve too: their soft masks are inputs of the next step.
-            Method::Evotoken => lo..positions.end,
+            Method::Evotoken => lo..positions.end.min(self.answer_end),
         };
         let refresh = first || self.params.cache == CacheMode::None;
         StepPlan { windows: vec![Window { positions, visible: end, targets }], refresh }

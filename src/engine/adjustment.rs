@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::decode::State;
-use crate::service::sampling::SamplingParams;
+use crate::service::request::GenerateRequest;
 
 /// Changes to the logits of one sequence's rows in one step, in the order of the fields.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,7 +40,7 @@ impl Penalties {
 pub struct Written {
     /// What that costs.
     pub penalties: Penalties,
-    /// Per token id: whether it is in the prompt, and how often in the answer.
+    /// Per token id: whether it is in the prompt or the suffix, and how often in the answer.
     pub tokens: BTreeMap<u32, (bool, usize)>,
     /// Tokens of the decided positions of the answer. A position does not count its own token, or a soft token would
     /// push itself out.
@@ -48,10 +48,10 @@ pub struct Written {
 }
 
 impl Written {
-    fn new(penalties: Penalties, prompt: &[u32], state: &State) -> Self {
+    fn new(penalties: Penalties, given: impl Iterator<Item = u32>, state: &State) -> Self {
         let mut tokens: BTreeMap<u32, (bool, usize)> = BTreeMap::new();
         if penalties.repetition != Penalties::NONE.repetition {
-            tokens.extend(prompt.iter().map(|id| (*id, (true, 0))));
+            tokens.extend(given.map(|id| (id, (true, 0))));
         }
         let decided: BTreeMap<usize, u32> = state.decided().collect();
         for id in decided.values() {
@@ -77,14 +77,16 @@ impl Written {
 
 impl Adjustment {
     /// What a request asks for; `None` if nothing.
-    pub(super) fn new(params: &SamplingParams, prompt: &[u32], state: &State) -> Option<Self> {
+    pub(super) fn new(request: &GenerateRequest, state: &State) -> Option<Self> {
+        let params = request.sampling();
+        let given = || request.prompt().iter().chain(request.suffix()).copied();
         let penalized = params.penalties != Penalties::NONE;
         let asked = params.excluded_before > 0 || !params.bias.is_empty() || penalized;
         asked.then(|| Self {
             bias: Arc::clone(&params.bias),
-            written: penalized.then(|| Written::new(params.penalties, prompt, state)),
+            written: penalized.then(|| Written::new(params.penalties, given(), state)),
             excluded: Arc::clone(&params.excluded),
-            excluded_before: prompt.len() + params.excluded_before,
+            excluded_before: request.prompt().len() + params.excluded_before,
         })
     }
 

@@ -74,6 +74,7 @@ impl Sequence {
             model.attention,
             model.mask_id,
         );
+        let state = state.with_suffix(request.suffix());
         let state = match request.sampling().logprobs {
             Some(alternatives) => state.with_scores(alternatives),
             None => state,
@@ -111,7 +112,7 @@ impl Sequence {
             return batch.push_scoring(scoring, plan, self.slot.id());
         }
         let request = &self.ticket.request;
-        let adjustment = Adjustment::new(request.sampling(), request.prompt(), &self.state).map(Arc::new);
+        let adjustment = Adjustment::new(request, &self.state).map(Arc::new);
         let asked = request.temperature() > 0.0 || adjustment.is_some();
         let sampling = asked.then_some(Sampling {
             adjustment,

@@ -276,7 +276,7 @@ fn let_go(metrics: &Metrics, ticket: &Ticket, stats: &FinishStats, now: Instant)
 
 fn queued_stats(ticket: &Ticket, now: Instant) -> FinishStats {
     FinishStats {
-        prompt_tokens: ticket.request.prompt().len(),
+        prompt_tokens: ticket.request.prompt().len() + ticket.request.suffix().len(),
         tokens: 0,
         nfe: 0,
         canvas_positions: 0,

@@ -92,6 +92,8 @@ pub struct Ask {
     pub choices: usize,
     /// Room for each answer, in tokens.
     pub max_tokens: Option<usize>,
+    /// A text that follows: the answer fills the gap before it.
+    pub suffix: Option<String>,
     /// Repeat the prompt before each answer.
     pub echo: bool,
     /// Noise scale of the guesses, 0 to 2.
@@ -204,6 +206,7 @@ impl Service {
             prompts: Prompts::Ids(vec![vec![token]]),
             choices: 1,
             max_tokens: Some(1),
+            suffix: None,
             echo: false,
             temperature: None,
             sampling: SamplingOptions::default(),
@@ -233,20 +236,23 @@ impl Service {
             Prompts::Texts(texts) => texts.iter().map(|text| self.encode(text)).collect::<Result<_, _>>()?,
             Prompts::Ids(ids) => ids,
         };
-        let prompt_tokens = prompts.iter().map(Vec::len).sum();
+        let suffix = ask.suffix.as_deref().map_or_else(|| Ok(Vec::new()), |text| self.encode_suffix(text))?;
+        let prompt_tokens = prompts.iter().map(|prompt| prompt.len() + suffix.len()).sum();
         let decode = ask.decode.or(self.parts.decode).or(defaults.decode);
         let temperature = ask.temperature.or(defaults.temperature).unwrap_or(0.0);
         // 53 bits, which every client's JSON numbers hold: the seed is told with the answer.
         let seed = ask.seed.unwrap_or_else(|| random() >> 11);
         let mut requests = Vec::with_capacity(prompts.len() * ask.choices);
         for prompt in prompts {
-            let room = limits.max_canvas.saturating_sub(prompt.len()).min(limits.max_new_tokens);
+            let room =
+                limits.max_canvas.saturating_sub(prompt.len() + suffix.len()).min(limits.max_new_tokens);
             let max_tokens = ask.max_tokens.unwrap_or(usual.min(room).max(1));
             for _ in 0..ask.choices {
                 let choice = u32::try_from(requests.len()).expect("max_choices bounds the choices");
                 let draft = Draft {
                     prompt: prompt.clone(),
                     max_tokens,
+                    suffix: suffix.clone(),
                     echo: ask.echo,
                     decode,
                     temperature,
@@ -292,6 +298,13 @@ impl Service {
         }
         self.check_bytes(text)?;
         self.parts.tokenizer.encode(text).map_err(|e| RequestError::invalid("prompt", e.to_string()))
+    }
+
+    /// A text in the middle: the tokenizer adds nothing to it.
+    fn encode_suffix(&self, text: &str) -> Result<Vec<u32>, RequestError> {
+        self.check_bytes(text)?;
+        let ids = self.parts.tokenizer.encode_rendered(text);
+        ids.map_err(|error| RequestError::invalid("suffix", error.to_string()))
     }
 
     fn encode_chat(&self, chat: &Chat) -> Result<Vec<u32>, RequestError> {

@@ -31,6 +31,8 @@ pub struct Draft {
     pub prompt: Vec<u32>,
     /// Room for the answer, in tokens; 0 only with `echo`.
     pub max_tokens: usize,
+    /// Token ids behind the answer, which fills the gap; empty for none.
+    pub suffix: Vec<u32>,
     /// The prompt comes with the answer: with log-probabilities if the answer has them.
     pub echo: bool,
     /// Decoding settings, the client's completed by the server's and the model's.
@@ -52,6 +54,7 @@ pub struct Draft {
 pub struct GenerateRequest {
     prompt: Vec<u32>,
     max_tokens: usize,
+    suffix: Vec<u32>,
     echo: bool,
     decode: DecodeParams,
     temperature: f32,
@@ -99,12 +102,17 @@ impl GenerateRequest {
     /// # Errors
     /// The first value out of range, by name; [`RequestError::TooLong`] if prompt and answer do not fit.
     pub fn new(draft: Draft, limits: &Limits) -> Result<Self, RequestError> {
-        let Draft { prompt, max_tokens, echo, decode, temperature, sampling, seed, choice, stop } = draft;
-        check_prompt(&prompt, limits)?;
+        let Draft { prompt, max_tokens, suffix, echo, decode, temperature, sampling, seed, choice, stop } =
+            draft;
+        if prompt.is_empty() {
+            return Err(RequestError::invalid("prompt", "must contain at least one token"));
+        }
+        check_given("prompt", &prompt, limits)?;
+        check_given("suffix", &suffix, limits)?;
         if max_tokens == 0 && !echo {
             return Err(RequestError::invalid("max_tokens", "must be at least 1"));
         }
-        check_lengths(prompt.len(), max_tokens, limits)?;
+        check_lengths(prompt.len() + suffix.len(), max_tokens, limits)?;
         if !(0.0..=2.0).contains(&temperature) {
             return Err(RequestError::invalid("temperature", "must be between 0 and 2"));
         }
@@ -124,7 +132,7 @@ impl GenerateRequest {
         let decode = decode.resolve(max_tokens, limits.vocab)?;
         #[expect(clippy::cast_possible_truncation, reason = "a temperature within 0..=2 needs no f64")]
         let temperature = temperature as f32;
-        Ok(Self { prompt, max_tokens, echo, decode, temperature, sampling, seed, choice, stop })
+        Ok(Self { prompt, max_tokens, suffix, echo, decode, temperature, sampling, seed, choice, stop })
     }
 
     /// Prompt token ids, at least one, none of them the mask.
@@ -142,9 +150,14 @@ impl GenerateRequest {
         self.max_tokens
     }
 
-    /// Prompt + answer, in tokens.
+    /// Token ids behind the answer; empty for none, none of them the mask.
+    pub fn suffix(&self) -> &[u32] {
+        &self.suffix
+    }
+
+    /// Prompt + answer + suffix, in tokens.
     pub fn canvas(&self) -> usize {
-        self.prompt.len() + self.max_tokens
+        self.prompt.len() + self.max_tokens + self.suffix.len()
     }
 
     /// How to decode.
@@ -178,21 +191,19 @@ impl GenerateRequest {
     }
 }
 
-fn check_prompt(prompt: &[u32], limits: &Limits) -> Result<(), RequestError> {
-    if prompt.is_empty() {
-        return Err(RequestError::invalid("prompt", "must contain at least one token"));
-    }
-    if let Some(id) = prompt.iter().find(|id| **id as usize >= limits.vocab) {
+fn check_given(param: &str, ids: &[u32], limits: &Limits) -> Result<(), RequestError> {
+    if let Some(id) = ids.iter().find(|id| **id as usize >= limits.vocab) {
         let message = format!("token id {id} is outside the vocabulary of {} tokens", limits.vocab);
-        return Err(RequestError::invalid("prompt", message));
+        return Err(RequestError::invalid(param, message));
     }
-    if prompt.contains(&limits.mask_id) {
+    if ids.contains(&limits.mask_id) {
         let message = format!("must not contain the mask token (id {})", limits.mask_id);
-        return Err(RequestError::invalid("prompt", message));
+        return Err(RequestError::invalid(param, message));
     }
     Ok(())
 }
 
+/// A suffix is part of what is given, as the prompt is.
 fn check_lengths(prompt: usize, answer: usize, limits: &Limits) -> Result<(), RequestError> {
     let too_long = |what: &str, found: usize, limit: usize| {
         Err(RequestError::TooLong {

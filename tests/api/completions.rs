@@ -204,3 +204,18 @@ async fn a_request_without_a_seed_gets_one_and_is_told() {
     }
     assert_ne!(seeds[0], seeds[1]);
 }
+
+#[tokio::test]
+async fn the_gap_before_a_suffix_is_the_answer() {
+    let server = server();
+    let ask = json!({"prompt": "hello", "suffix": "end", "max_tokens": 12});
+    let body = server.completed(ask.clone()).await;
+    assert_eq!(body["choices"][0]["text"], "hello");
+    assert_eq!(body["usage"], json!({"prompt_tokens": 9, "completion_tokens": 6, "total_tokens": 15}));
+    let mut exact = ask;
+    exact["max_tokens"] = json!(5);
+    exact["echo"] = json!(true);
+    let body = server.completed(exact).await;
+    assert_eq!(body["choices"][0]["text"], "hellohello");
+    assert_eq!(body["choices"][0]["finish_reason"], "length");
+}

@@ -103,6 +103,7 @@ async fn bad_values_are_named_by_their_path() {
         (json!({"prompt": prompt, "best_of": 2, "stream": true}), "best_of"),
         (json!({"prompt": prompt, "best_of": 65}), "best_of"),
         (json!({"prompt": prompt, "best_of": -1}), "best_of"),
+        (json!({"prompt": prompt, "suffix": "a<mask>b"}), "suffix"),
         (json!({"prompt": prompt, "logprobs": 6}), "logprobs"),
         (json!({"prompt": prompt, "logprobs": -1}), "logprobs"),
         (json!({"prompt": prompt, "presence_penalty": 2.1}), "presence_penalty"),
@@ -142,7 +143,6 @@ async fn bad_values_are_named_by_their_path() {
 async fn parameters_that_cannot_be_honored() {
     let server = server();
     for (param, value) in [
-        ("suffix", json!("end")),
         ("use_beam_search", json!(true)),
         ("prompt_logprobs", json!(0)),
         ("guided_choice", json!(["a", "b"])),
@@ -165,6 +165,7 @@ async fn what_does_not_fit() {
         json!({"prompt": "a".repeat(100)}),
         json!({"prompt": "a".repeat(1 << 20)}),
         json!({"prompt": "a", "max_tokens": 91}),
+        json!({"prompt": "a", "suffix": "b".repeat(99)}),
         json!({"prompt": "a".repeat(60), "max_tokens": 80}),
         json!({"prompt": "a".repeat(60), "max_tokens": 50}),
         json!({"prompt": "a", "max_tokens": i64::MAX}),

@@ -85,10 +85,20 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
         prop_oneof![Just(None), (0.05f64..1.0).prop_map(Some)],
         prop_oneof![Just(0.0), Just(0.8)],
         any::<u64>(),
-        (wishes(), any::<bool>()),
+        (wishes(), any::<bool>(), proptest::collection::vec(2u32..100, 0..6)),
     );
     let one = one.prop_map(
-        |(prompt, max_tokens, method, cache, block_length, threshold, temperature, seed, (wishes, echo))| {
+        |(
+            prompt,
+            max_tokens,
+            method,
+            cache,
+            block_length,
+            threshold,
+            temperature,
+            seed,
+            (wishes, echo, suffix),
+        )| {
             let decode = DecodeOptions {
                 method: Some(method),
                 steps: threshold.is_none().then(|| max_tokens.div_ceil(block_length) + max_tokens / 2),
@@ -111,8 +121,18 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
                 max_scored_tokens: 512,
             };
             let stop = vec![];
-            let draft =
-                Draft { prompt, max_tokens, echo, decode, temperature, sampling, seed, choice: 0, stop };
+            let draft = Draft {
+                prompt,
+                max_tokens,
+                suffix,
+                echo,
+                decode,
+                temperature,
+                sampling,
+                seed,
+                choice: 0,
+                stop,
+            };
             GenerateRequest::new(draft, &limits).unwrap()
         },
     );

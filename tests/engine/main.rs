@@ -4,6 +4,7 @@
 
 mod batching;
 mod fake;
+mod infilling;
 mod schedules;
 mod scoring;
 
@@ -57,6 +58,7 @@ fn empty() -> Draft {
     Draft {
         prompt: vec![],
         max_tokens: 0,
+        suffix: vec![],
         echo: false,
         decode: DecodeOptions::default(),
         temperature: 0.0,

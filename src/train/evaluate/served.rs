@@ -136,6 +136,7 @@ impl Served {
             },
             choices: 1,
             max_tokens: Some(setting.max_tokens),
+            suffix: None,
             echo: false,
             temperature: Some(setting.temperature),
             sampling: SamplingOptions::default(),
