@@ -14,7 +14,7 @@ use evotoken::decode::{Attention, CacheMode, DecodeOptions, Method};
 use evotoken::engine::{BlockEvent, EngineHandle, EngineLimits, ModelInfo, start};
 use evotoken::model::ModelSource;
 use evotoken::service::SamplingOptions;
-use evotoken::service::request::{Draft, GenerateRequest, Limits};
+use evotoken::service::request::{Draft, GenerateRequest, Limits, PromptEcho};
 use evotoken::telemetry::metrics::Metrics;
 use evotoken::train::score::solves;
 
@@ -103,7 +103,7 @@ fn solved(engine: &EngineHandle, problems: &[Problem], steps: usize) -> usize {
             prompt,
             max_tokens: CANVAS,
             suffix: vec![],
-            echo: false,
+            echo: PromptEcho::Off,
             decode,
             temperature: 0.0,
             sampling: SamplingOptions::default(),

@@ -15,6 +15,7 @@ use super::logprobs;
 use super::schema::{Delivery, DiffusionOptions, Stop, StreamOptions, check_model, count, logit_bias};
 use super::turn::{ChatCompletion, ChatCompletionChunk, Turns};
 use super::{App, JsonBody, parameters};
+use crate::service::request::PromptEcho;
 use crate::service::{Ask, Chat, Prompts, SamplingOptions};
 use crate::text::chat_template::{Ending, Message};
 
@@ -208,7 +209,7 @@ impl ChatCompletionRequest {
             choices: count("n", self.n)?.unwrap_or(1),
             max_tokens: newer.or(older),
             suffix: None,
-            echo: false,
+            echo: PromptEcho::Off,
             temperature: self.temperature,
             sampling: SamplingOptions {
                 min_tokens: count("min_tokens", self.min_tokens)?,

@@ -17,6 +17,7 @@ use super::schema::{
     Delivery, DiffusionOptions, DiffusionReport, Stop, StreamOptions, Usage, check_model, count, logit_bias,
 };
 use super::{App, JsonBody, parameters};
+use crate::service::request::PromptEcho;
 use crate::service::{Ask, Prompts, SamplingOptions};
 
 /// A prompt or several.
@@ -257,7 +258,11 @@ impl CompletionRequest {
             choices,
             max_tokens: count("max_tokens", self.max_tokens)?,
             suffix: self.suffix,
-            echo: self.echo.unwrap_or(false),
+            echo: match (self.echo, self.logprobs) {
+                (Some(true), Some(_)) => PromptEcho::Scored,
+                (Some(true), None) => PromptEcho::Text,
+                _ => PromptEcho::Off,
+            },
             temperature: self.temperature,
             sampling: SamplingOptions {
                 min_tokens: count("min_tokens", self.min_tokens)?,

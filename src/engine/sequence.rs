@@ -90,13 +90,8 @@ impl Sequence {
     /// to decide.
     pub fn begin(&mut self) -> Option<Part> {
         match &self.scoring {
-            Some(scoring) => {
-                if scoring.done() {
-                    Some(self.scored())
-                } else {
-                    None
-                }
-            }
+            Some(scoring) if scoring.done() => Some(self.scored()),
+            Some(_) => None,
             None => self.end().map(|reason| Part { event: None, last: Some(reason) }),
         }
     }

@@ -25,7 +25,7 @@ use crate::decode::DecodeOptions;
 use crate::engine::{EngineHandle, SequenceError, SubmitError};
 use crate::text::Tokenizer;
 use crate::text::chat_template::{ChatTemplate, Ending, Message};
-use request::{Draft, GenerateRequest, Limits, RequestError};
+use request::{Draft, GenerateRequest, Limits, PromptEcho, RequestError};
 
 /// Room for an answer when neither the client nor the model says, in tokens: OpenAI's default.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -94,8 +94,8 @@ pub struct Ask {
     pub max_tokens: Option<usize>,
     /// A text that follows: the answer fills the gap before it.
     pub suffix: Option<String>,
-    /// Repeat the prompt before each answer.
-    pub echo: bool,
+    /// Whether the prompt comes before each answer.
+    pub echo: PromptEcho,
     /// Noise scale of the guesses, 0 to 2.
     pub temperature: Option<f64>,
     /// What else is said about the choice of tokens.
@@ -170,7 +170,7 @@ impl Service {
     /// stops.
     pub fn answer(&self, ask: Ask) -> Result<Answers, AskError> {
         let stop = ask.stop.clone();
-        let prompts = ask.echo.then(|| (ask.prompts.clone(), ask.choices));
+        let prompts = (ask.echo != PromptEcho::Off).then(|| (ask.prompts.clone(), ask.choices));
         let (prompt_tokens, requests) = self.requests(ask)?;
         let echoes = prompts.map(|(prompts, choices)| self.echoes(&prompts, choices, &requests));
         let deadline = self.parts.timeout.map(|timeout| Instant::now() + timeout);
@@ -207,7 +207,7 @@ impl Service {
             choices: 1,
             max_tokens: Some(1),
             suffix: None,
-            echo: false,
+            echo: PromptEcho::Off,
             temperature: None,
             sampling: SamplingOptions::default(),
             seed: None,

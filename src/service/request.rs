@@ -24,17 +24,29 @@ pub struct Limits {
     pub max_scored_tokens: usize,
 }
 
+/// Whether the prompt comes before its answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PromptEcho {
+    /// It does not.
+    #[default]
+    Off,
+    /// Its text.
+    Text,
+    /// Its text, and the scores of its tokens if the answer's are told, too.
+    Scored,
+}
+
 /// What a client asks for, parsed but not yet checked. One per sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Draft {
     /// Prompt token ids.
     pub prompt: Vec<u32>,
-    /// Room for the answer, in tokens; 0 only with `echo`.
+    /// Room for the answer, in tokens; 0 only if the prompt comes with it.
     pub max_tokens: usize,
     /// Token ids behind the answer, which fills the gap; empty for none.
     pub suffix: Vec<u32>,
-    /// The prompt comes with the answer: with log-probabilities if the answer has them.
-    pub echo: bool,
+    /// Whether the prompt comes with it.
+    pub echo: PromptEcho,
     /// Decoding settings, the client's completed by the server's and the model's.
     pub decode: DecodeOptions,
     /// Noise scale of the guesses; 0 is greedy.
@@ -55,7 +67,7 @@ pub struct GenerateRequest {
     prompt: Vec<u32>,
     max_tokens: usize,
     suffix: Vec<u32>,
-    echo: bool,
+    echo: PromptEcho,
     decode: DecodeParams,
     temperature: f32,
     sampling: SamplingParams,
@@ -109,7 +121,7 @@ impl GenerateRequest {
         }
         check_given("prompt", &prompt, limits)?;
         check_given("suffix", &suffix, limits)?;
-        if max_tokens == 0 && !echo {
+        if max_tokens == 0 && echo == PromptEcho::Off {
             return Err(RequestError::invalid("max_tokens", "must be at least 1"));
         }
         check_lengths(prompt.len() + suffix.len(), max_tokens, limits)?;
@@ -124,7 +136,8 @@ impl GenerateRequest {
             return Err(RequestError::invalid("stop", "a stop string must not be empty"));
         }
         let sampling = sampling.resolve(max_tokens, limits)?;
-        if echo && sampling.logprobs.is_some() && prompt.len() > limits.max_scored_tokens {
+        let scored = echo == PromptEcho::Scored && sampling.logprobs.is_some();
+        if scored && prompt.len() > limits.max_scored_tokens {
             let (found, most) = (prompt.len(), limits.max_scored_tokens);
             let message = format!("the prompt to score is {found} tokens, at most {most} are allowed");
             return Err(RequestError::TooLong { message });
@@ -142,7 +155,7 @@ impl GenerateRequest {
 
     /// If the prompt is to be scored: how many alternatives per token are told.
     pub fn scores_prompt(&self) -> Option<usize> {
-        self.sampling.logprobs.filter(|_| self.echo)
+        self.sampling.logprobs.filter(|_| self.echo == PromptEcho::Scored)
     }
 
     /// Room for the answer, in tokens.

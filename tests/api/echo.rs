@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{fake, server, texts};
+use crate::{Plan, fake, server, texts};
 
 fn ids(text: &str) -> Vec<u32> {
     text.chars().map(fake::letter).collect()
@@ -85,4 +85,14 @@ async fn end_of_text_fills_its_place_behind_a_scored_prompt() {
     let ask = json!({"prompt": [fake::BOS], "max_tokens": 1, "echo": true, "logprobs": 0});
     let found = server.completed(ask).await["choices"][0]["logprobs"]["tokens"].clone();
     assert_eq!(found, json!(["<bos>", "<eos>"]));
+}
+
+#[tokio::test]
+async fn a_prompt_is_scored_only_where_its_scores_are_shown() {
+    let server = Plan::with(|plan| plan.settings.limits.max_scored_tokens = 3).start();
+    let mut ask = json!({"prompt": "hello", "max_tokens": 8, "echo": true, "best_of": 2});
+    assert_eq!(server.completed(ask.clone()).await["choices"][0]["text"], "hellohello");
+    ask["logprobs"] = json!(0);
+    let refused = server.complete(ask).await;
+    assert_eq!(refused.json()["error"]["code"], "context_length_exceeded", "{}", refused.text);
 }

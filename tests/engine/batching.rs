@@ -12,7 +12,7 @@ use evotoken::engine::batch::{Backend, BackendError, SlotId, StepBatch, StepOutp
 use evotoken::engine::{EngineHandle, EngineLimits, ModelInfo, start};
 use evotoken::model::{ModelConfig, ModelSource};
 use evotoken::service::SamplingOptions;
-use evotoken::service::request::{Draft, GenerateRequest, Limits};
+use evotoken::service::request::{Draft, GenerateRequest, Limits, PromptEcho};
 use evotoken::telemetry::metrics::Metrics;
 use proptest::prelude::*;
 
@@ -76,6 +76,7 @@ fn wishes() -> impl Strategy<Value = SamplingOptions> {
 }
 
 fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
+    let echo = prop_oneof![Just(PromptEcho::Off), Just(PromptEcho::Text), Just(PromptEcho::Scored)];
     let one = (
         proptest::collection::vec(2u32..100, 1..30),
         1usize..24,
@@ -85,7 +86,7 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
         prop_oneof![Just(None), (0.05f64..1.0).prop_map(Some)],
         prop_oneof![Just(0.0), Just(0.8)],
         any::<u64>(),
-        (wishes(), any::<bool>(), proptest::collection::vec(2u32..100, 0..6)),
+        (wishes(), echo, proptest::collection::vec(2u32..100, 0..6)),
     );
     let one = one.prop_map(
         |(

@@ -19,7 +19,7 @@ use evotoken::engine::{
     start,
 };
 use evotoken::service::SamplingOptions;
-use evotoken::service::request::{Draft, GenerateRequest, Limits};
+use evotoken::service::request::{Draft, GenerateRequest, Limits, PromptEcho};
 use evotoken::telemetry::metrics::Metrics;
 use fake::FakeBackend;
 
@@ -59,7 +59,7 @@ fn empty() -> Draft {
         prompt: vec![],
         max_tokens: 0,
         suffix: vec![],
-        echo: false,
+        echo: PromptEcho::Off,
         decode: DecodeOptions::default(),
         temperature: 0.0,
         sampling: SamplingOptions::default(),

@@ -10,7 +10,7 @@ use crate::backend::device::DeviceChoice;
 use crate::decode::Attention;
 use crate::engine::{self, EngineLimits, FinishReason, ModelInfo, Progress};
 use crate::model::{ModelConfig, ModelSource};
-use crate::service::request::Limits;
+use crate::service::request::{Limits, PromptEcho};
 use crate::service::{
     Ask, GenerationDefaults, Prompts, SamplingOptions, Service, ServiceParts, TextEvent, TextStream,
 };
@@ -137,7 +137,7 @@ impl Served {
             choices: 1,
             max_tokens: Some(setting.max_tokens),
             suffix: None,
-            echo: false,
+            echo: PromptEcho::Off,
             temperature: Some(setting.temperature),
             sampling: SamplingOptions::default(),
             seed: Some(setting.seed.wrapping_add(index)),
