@@ -106,6 +106,7 @@ fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHa
         max_prompt_tokens: settings.limits.max_prompt_tokens,
         max_new_tokens: settings.limits.max_new_tokens,
         max_stop_strings: settings.limits.max_stop_strings,
+        max_scored_tokens: settings.limits.max_scored_tokens,
     };
     let info = ModelInfo { mask_id: config.mask_id, eos_ids, attention: Attention::Full };
     let engine =

@@ -13,7 +13,8 @@ use evotoken::backend::device::DeviceChoice;
 use evotoken::decode::{Attention, CacheMode, DecodeOptions, Method};
 use evotoken::engine::{BlockEvent, EngineHandle, EngineLimits, ModelInfo, start};
 use evotoken::model::ModelSource;
-use evotoken::service::request::{Draft, GenerateRequest, Limits};
+use evotoken::service::SamplingOptions;
+use evotoken::service::request::{Draft, GenerateRequest, Limits, PromptEcho};
 use evotoken::telemetry::metrics::Metrics;
 use evotoken::train::score::solves;
 
@@ -94,11 +95,22 @@ fn solved(engine: &EngineHandle, problems: &[Problem], steps: usize) -> usize {
         max_prompt_tokens: 64,
         max_new_tokens: 64,
         max_stop_strings: 0,
+        max_scored_tokens: 0,
     };
     let request = |problem: &Problem| {
         let prompt = prompt(problem);
-        let draft =
-            Draft { prompt, max_tokens: CANVAS, decode, temperature: 0.0, seed: 0, choice: 0, stop: vec![] };
+        let draft = Draft {
+            prompt,
+            max_tokens: CANVAS,
+            suffix: vec![],
+            echo: PromptEcho::Off,
+            decode,
+            temperature: 0.0,
+            sampling: SamplingOptions::default(),
+            seed: 0,
+            choice: 0,
+            stop: vec![],
+        };
         GenerateRequest::new(draft, &limits).unwrap()
     };
     let readers = engine.submit(problems.iter().map(request).collect(), None).unwrap();

@@ -11,6 +11,7 @@ use super::error::ApiError;
 use super::schema::{Delivery, DiffusionReport, Usage, finish_reason};
 use super::sse;
 use crate::engine::{FinishReason, Progress};
+use crate::service::scored::{ScoredToken, TextPart};
 use crate::service::{Answers, Ask, Service, TextEvent, random, unix_seconds};
 
 /// What all bodies and chunks of one reply have in common.
@@ -53,10 +54,10 @@ impl End {
 pub enum Piece {
     /// It runs; there is no text yet.
     Opened,
-    /// What came to its text.
-    Text(String),
-    /// The last of its text, and how it ended.
-    Ended(String, End),
+    /// What came to its text, and the scores of the tokens behind it if asked for.
+    Text(String, Vec<ScoredToken>),
+    /// The last of its text and scores, and how it ended.
+    Ended(String, Vec<ScoredToken>, End),
 }
 
 /// A whole answer.
@@ -64,8 +65,24 @@ pub enum Piece {
 pub struct Answer {
     /// Its text.
     pub text: String,
+    /// The scores of its tokens, if asked for.
+    pub tokens: Vec<ScoredToken>,
     /// How it ended.
     pub end: Option<End>,
+}
+
+impl Answer {
+    fn push(&mut self, text: &str, tokens: Vec<ScoredToken>) {
+        self.text.push_str(text);
+        self.tokens.extend(tokens);
+    }
+
+    /// Mean log-probability of its tokens, end-of-text included and the prompt not; an answer without any comes last.
+    fn log_probability(&self) -> f64 {
+        let own = self.tokens.iter().filter(|token| token.part != TextPart::Prompt);
+        let logs: Vec<f64> = own.filter_map(|token| token.log_probability).map(f64::from).collect();
+        if logs.is_empty() { f64::NEG_INFINITY } else { logs.iter().sum::<f64>() / logs.len() as f64 }
+    }
 }
 
 /// What the replies of an endpoint look like.
@@ -101,13 +118,17 @@ pub async fn reply(
         ApiError::Internal
     })??;
     match delivery {
-        Delivery::Whole => whole(shape, answers).await,
+        Delivery::Whole => Ok(body(shape, whole(answers).await?)),
+        Delivery::Best { of, kept } => {
+            let (answers, usage) = whole(answers).await?;
+            Ok(body(shape, (best(answers, of, kept), usage)))
+        }
         Delivery::Stream { include_usage } => sse::stream(shape, answers, include_usage).await,
     }
 }
 
 /// Fold the same events that a stream would send.
-async fn whole(shape: impl Shape, answers: Answers) -> Result<Response, ApiError> {
+async fn whole(answers: Answers) -> Result<(Vec<Answer>, Usage), ApiError> {
     let mut found = vec![Answer::default(); answers.streams.len()];
     let mut completion_tokens = 0;
     let prompt_tokens = answers.prompt_tokens;
@@ -116,14 +137,65 @@ async fn whole(shape: impl Shape, answers: Answers) -> Result<Response, ApiError
         let answer = &mut found[index];
         match event {
             TextEvent::Admitted => {}
-            TextEvent::Block(text) => answer.text.push_str(&text),
-            TextEvent::Finished { text, reason, progress } => {
-                answer.text.push_str(&text);
+            TextEvent::Block { text, tokens } => answer.push(&text, tokens),
+            TextEvent::Finished { text, tokens, reason, progress } => {
+                answer.push(&text, tokens);
                 answer.end = Some(End::new(reason, progress));
                 completion_tokens += progress.tokens;
             }
             TextEvent::Failed(error) => return Err(error.into()),
         }
     }
-    Ok(Json(shape.whole(found, Usage::new(prompt_tokens, completion_tokens))).into_response())
+    Ok((found, Usage::new(prompt_tokens, completion_tokens)))
+}
+
+fn body(shape: impl Shape, (answers, usage): (Vec<Answer>, Usage)) -> Response {
+    Json(shape.whole(answers, usage)).into_response()
+}
+
+/// Of each `of` answers the `kept` most probable ones, best first (ties: the earlier).
+fn best(answers: Vec<Answer>, of: usize, kept: usize) -> Vec<Answer> {
+    let mut answers = answers.into_iter();
+    let mut chosen = Vec::new();
+    loop {
+        let mut rivals: Vec<Answer> = answers.by_ref().take(of).collect();
+        if rivals.is_empty() {
+            return chosen;
+        }
+        rivals.sort_by(|a, b| b.log_probability().total_cmp(&a.log_probability()));
+        chosen.extend(rivals.into_iter().take(kept));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::scored::TokenText;
+
+    #[test]
+    fn of_every_prompt_s_answers_the_most_probable_are_kept_best_first() {
+        let answer = |text: &str, logs: &[f32]| {
+            let token = |log: &f32| ScoredToken {
+                token: TokenText { id: 5, bytes: Vec::new() },
+                log_probability: Some(*log),
+                alternatives: Vec::new(),
+                offset: 0,
+                part: TextPart::Answer,
+            };
+            Answer { text: text.to_owned(), tokens: logs.iter().map(token).collect(), end: None }
+        };
+        let answers = vec![
+            answer("silent", &[]),
+            // The mean counts, not the sum.
+            answer("long", &[-0.5, -0.5, -0.5, -0.5]),
+            answer("short", &[-1.0]),
+            answer("other", &[-2.0]),
+            answer("first of equals", &[-0.5, -0.25]),
+            answer("second of equals", &[-0.25, -0.5]),
+        ];
+        let texts = |kept| best(answers.clone(), 3, kept).into_iter().map(|a| a.text).collect::<Vec<_>>();
+        assert_eq!(texts(1), ["long", "first of equals"]);
+        assert_eq!(texts(2), ["long", "short", "first of equals", "second of equals"]);
+        assert_eq!(texts(3)[2], "silent");
+    }
 }

@@ -5,17 +5,18 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::answer::{self, Answer, End, Head, Piece, Shape};
+use super::answer::{self, Head};
 use super::error::{ApiError, Refusals};
-use super::schema::{
-    Delivery, DiffusionOptions, DiffusionReport, Stop, StreamOptions, Usage, check_model, count,
-};
+use super::logprobs;
+use super::schema::{Delivery, DiffusionOptions, Stop, StreamOptions, check_model, count, logit_bias};
+use super::turn::{ChatCompletion, ChatCompletionChunk, Turns};
 use super::{App, JsonBody, parameters};
-use crate::service::{Ask, Chat, Prompts};
+use crate::service::request::PromptEcho;
+use crate::service::{Ask, Chat, Prompts, SamplingOptions};
 use crate::text::chat_template::{Ending, Message};
 
 /// What is said in a message.
@@ -69,13 +70,47 @@ pub struct ChatCompletionRequest {
     /// Randomness of the guesses; 0 takes the most probable tokens. Left out: what the model recommends, else 0.
     #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f64>,
+    /// Added to the logits of tokens (id to a number from -100 to 100) before everything else; up to 300 tokens.
+    #[schema(example = json!({"50": -100}))]
+    pub logit_bias: Option<BTreeMap<String, f64>>,
+    /// A draw takes one of the fewest most probable tokens that have this share of the probability. Without effect at
+    /// temperature 0.
+    #[schema(minimum = 0, maximum = 1, default = 1)]
+    pub top_p: Option<f64>,
+    /// A draw takes one of so many most probable tokens; 0 and -1: of all. Without effect at temperature 0.
+    #[schema(minimum = -1, default = 0)]
+    pub top_k: Option<i64>,
+    /// A draw takes a token at least this fraction as probable as the most probable one. Without effect at temperature 0.
+    #[schema(minimum = 0, maximum = 1, default = 0)]
+    pub min_p: Option<f64>,
+    /// Subtracted from the logits of tokens for each time they are in the answer so far.
+    #[schema(minimum = -2, maximum = 2, default = 0)]
+    pub frequency_penalty: Option<f64>,
+    /// Subtracted from the logits of tokens that are in the answer so far.
+    #[schema(minimum = -2, maximum = 2, default = 0)]
+    pub presence_penalty: Option<f64>,
+    /// Divides positive logits, and multiplies negative ones, of tokens of the prompt and of the answer so far.
+    #[schema(exclusive_minimum = 0, default = 1)]
+    pub repetition_penalty: Option<f64>,
     /// Key of the randomness: the same seed gives the same answers. Left out: a random one.
     pub seed: Option<i64>,
     /// Up to 4 strings (the server's setting) that end an answer; they are not part of it.
     pub stop: Option<Stop>,
+    /// End-of-text cannot end an answer before it has so many tokens; a stop string can.
+    #[schema(minimum = 0, default = 0)]
+    pub min_tokens: Option<i64>,
+    /// End-of-text is never written: an answer has all the tokens it has room for, unless a stop string ends it.
+    #[schema(default = false)]
+    pub ignore_eos: Option<bool>,
     /// Answers; limited by the server.
     #[schema(minimum = 1, default = 1)]
     pub n: Option<i64>,
+    /// Report the log-probability of every token of the text.
+    #[schema(default = false)]
+    pub logprobs: Option<bool>,
+    /// With `logprobs`: and so many of the most probable tokens in its place.
+    #[schema(minimum = 0, maximum = 20, default = 0)]
+    pub top_logprobs: Option<i64>,
     /// Send text as server-sent events, one per finished block.
     #[schema(default = false)]
     pub stream: Option<bool>,
@@ -93,155 +128,6 @@ pub struct ChatCompletionRequest {
     #[serde(flatten)]
     #[schema(ignore)]
     pub rest: BTreeMap<String, Value>,
-}
-
-/// Whole answers.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct ChatCompletion {
-    /// Of this reply alone.
-    #[schema(example = "chatcmpl-0f3b62a7c1d94e58a6b7c8d9e0f1a2b3")]
-    pub id: String,
-    /// Always `chat.completion`.
-    pub object: &'static str,
-    /// When the request was taken, in Unix seconds.
-    #[schema(minimum = 0)]
-    pub created: u64,
-    /// The model that answered.
-    pub model: String,
-    /// The answers.
-    pub choices: Vec<ChatChoice>,
-    /// Tokens in and out.
-    pub usage: Usage,
-}
-
-/// One answer.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct ChatChoice {
-    /// Which answer, from 0.
-    #[schema(minimum = 0)]
-    pub index: usize,
-    /// What the model says.
-    pub message: ChatAnswer,
-    /// `stop` (end-of-text or a stop string) or `length`.
-    pub finish_reason: Option<&'static str>,
-    /// Always null.
-    #[schema(value_type = Option<Object>)]
-    pub logprobs: (),
-    /// What the answer cost.
-    pub diffusion: Option<DiffusionReport>,
-}
-
-/// What the model says.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct ChatAnswer {
-    /// Always `assistant`.
-    pub role: &'static str,
-    /// The text.
-    pub content: String,
-    /// Always null.
-    #[schema(value_type = Option<String>)]
-    pub refusal: (),
-}
-
-/// A part of the answers.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct ChatCompletionChunk {
-    /// The same on all chunks of a stream.
-    #[schema(example = "chatcmpl-0f3b62a7c1d94e58a6b7c8d9e0f1a2b3")]
-    pub id: String,
-    /// Always `chat.completion.chunk`.
-    pub object: &'static str,
-    /// When the request was taken, in Unix seconds.
-    #[schema(minimum = 0)]
-    pub created: u64,
-    /// The model that answers.
-    pub model: String,
-    /// One choice; the usage chunk has none.
-    pub choices: Vec<ChatChunkChoice>,
-    /// Tokens in and out, only if asked for: null but on the last chunk.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Usage>)]
-    pub usage: Option<Option<Usage>>,
-}
-
-/// A part of one answer.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct ChatChunkChoice {
-    /// Which answer, from 0.
-    #[schema(minimum = 0)]
-    pub index: usize,
-    /// What came to it.
-    pub delta: ChatDelta,
-    /// `stop` (end-of-text or a stop string) or `length`; null while the answer goes on.
-    pub finish_reason: Option<&'static str>,
-    /// Always null.
-    #[schema(value_type = Option<Object>)]
-    pub logprobs: (),
-    /// What the answer cost, on the chunk with `finish_reason`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub diffusion: Option<DiffusionReport>,
-}
-
-/// What came to an answer.
-#[derive(Debug, Clone, Default, Serialize, ToSchema)]
-pub struct ChatDelta {
-    /// `assistant`, on an answer's first chunk.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub role: Option<&'static str>,
-    /// Text that will not change.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub content: Option<String>,
-}
-
-/// Replies of this endpoint.
-struct Turns(Head);
-
-impl Turns {
-    fn chunk(&self, choices: Vec<ChatChunkChoice>, usage: Option<Option<Usage>>) -> ChatCompletionChunk {
-        let Head { id, created, model } = self.0.clone();
-        ChatCompletionChunk { id, object: "chat.completion.chunk", created, model, choices, usage }
-    }
-}
-
-impl Shape for Turns {
-    type Whole = ChatCompletion;
-    type Chunk = ChatCompletionChunk;
-
-    fn whole(self, answers: Vec<Answer>, usage: Usage) -> ChatCompletion {
-        let choice = |(index, answer): (usize, Answer)| ChatChoice {
-            index,
-            message: ChatAnswer { role: "assistant", content: answer.text, refusal: () },
-            finish_reason: answer.end.map(|end| end.finish_reason),
-            logprobs: (),
-            diffusion: answer.end.map(|end| end.diffusion),
-        };
-        let choices = answers.into_iter().enumerate().map(choice).collect();
-        let Head { id, created, model } = self.0;
-        ChatCompletion { id, object: "chat.completion", created, model, choices, usage }
-    }
-
-    fn piece(&self, index: usize, piece: Piece, usage: Option<Option<Usage>>) -> Option<ChatCompletionChunk> {
-        let (delta, end): (ChatDelta, Option<End>) = match piece {
-            Piece::Opened => (ChatDelta { role: Some("assistant"), content: Some(String::new()) }, None),
-            Piece::Text(text) => (ChatDelta { role: None, content: Some(text) }, None),
-            Piece::Ended(text, end) => {
-                let content = Some(text).filter(|text| !text.is_empty());
-                (ChatDelta { role: None, content }, Some(end))
-            }
-        };
-        let choice = ChatChunkChoice {
-            index,
-            delta,
-            finish_reason: end.map(|end| end.finish_reason),
-            logprobs: (),
-            diffusion: end.map(|end| end.diffusion),
-        };
-        Some(self.chunk(vec![choice], usage))
-    }
-
-    fn usage(&self, usage: Usage) -> ChatCompletionChunk {
-        self.chunk(Vec::new(), Some(Some(usage)))
-    }
 }
 
 /// Continue a conversation. With `stream` the reply is a stream of server-sent events: per answer one chunk with the role,
@@ -262,7 +148,7 @@ pub async fn complete(
     let delivery = Delivery::new(request.stream, request.stream_options)?;
     let newer = request.max_completion_tokens.is_some();
     let ask = request.into_ask()?;
-    let shape = Turns(Head::new("chatcmpl", &service));
+    let shape = Turns { head: Head::new("chatcmpl", &service), scored: ask.sampling.logprobs.is_some() };
     answer::reply(service, ask, delivery, shape).await.map_err(|error| in_chat_s_words(error, newer))
 }
 
@@ -310,13 +196,33 @@ impl ChatCompletionRequest {
     fn into_ask(self) -> Result<Ask, ApiError> {
         let messages = self.messages.ok_or_else(|| ApiError::invalid("messages", "must be given"))?;
         let chat = conversation(messages, self.add_generation_prompt, self.continue_final_message)?;
+        let top = logprobs::alternatives("top_logprobs", self.top_logprobs, logprobs::CHAT_ALTERNATIVES)?;
+        let logprobs = match (self.logprobs, top) {
+            (Some(true), top) => Some(top.unwrap_or(0)),
+            (_, Some(1..)) => return Err(ApiError::invalid("top_logprobs", "needs logprobs = true")),
+            _ => None,
+        };
         let newer = count("max_completion_tokens", self.max_completion_tokens)?;
         let older = count("max_tokens", self.max_tokens)?;
         Ok(Ask {
             prompts: Prompts::Chat(chat),
             choices: count("n", self.n)?.unwrap_or(1),
             max_tokens: newer.or(older),
+            suffix: None,
+            echo: PromptEcho::Off,
             temperature: self.temperature,
+            sampling: SamplingOptions {
+                min_tokens: count("min_tokens", self.min_tokens)?,
+                ignore_eos: self.ignore_eos.unwrap_or(false),
+                logit_bias: logit_bias(self.logit_bias)?,
+                top_p: self.top_p,
+                top_k: self.top_k,
+                min_p: self.min_p,
+                frequency_penalty: self.frequency_penalty,
+                presence_penalty: self.presence_penalty,
+                repetition_penalty: self.repetition_penalty,
+                logprobs,
+            },
             seed: self.seed.map(i64::cast_unsigned),
             stop: self.stop.map_or_else(Vec::new, Stop::into_vec),
             decode: self.diffusion.unwrap_or_default().into_options()?,

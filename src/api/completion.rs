@@ -1,5 +1,6 @@
 //! `POST /v1/completions`.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -9,13 +10,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::answer::{self, Answer, End, Head, Piece, Shape};
+use super::answer::{self, Answer, Head, Piece, Shape};
 use super::error::{ApiError, Refusals};
+use super::logprobs::{self, CompletionLogprobs};
 use super::schema::{
-    Delivery, DiffusionOptions, DiffusionReport, Stop, StreamOptions, Usage, check_model, count,
+    Delivery, DiffusionOptions, DiffusionReport, Stop, StreamOptions, Usage, check_model, count, logit_bias,
 };
 use super::{App, JsonBody, parameters};
-use crate::service::{Ask, Prompts};
+use crate::service::request::PromptEcho;
+use crate::service::{Ask, Prompts, SamplingOptions};
 
 /// A prompt or several.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
@@ -44,19 +47,55 @@ pub struct CompletionRequest {
     /// What to complete: at least one token, none of them the mask. Must be given.
     #[schema(required = true, nullable = false)]
     pub prompt: Option<Prompt>,
-    /// Room for each answer, in tokens. Left out: what the model recommends, else 16.
-    #[schema(minimum = 1)]
+    /// Room for each answer, in tokens. Left out: what the model recommends, else 16. 0 only with `echo`.
+    #[schema(minimum = 0)]
     pub max_tokens: Option<i64>,
+    /// A text that comes after the answer: the model fills the gap of `max_tokens` tokens between the prompt and it.
+    pub suffix: Option<String>,
+    /// Repeat the prompt before each answer; with `logprobs` the prompt's tokens are scored, too.
+    #[schema(default = false)]
+    pub echo: Option<bool>,
     /// Randomness of the guesses; 0 takes the most probable tokens. Left out: what the model recommends, else 0.
     #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f64>,
+    /// Added to the logits of tokens (id to a number from -100 to 100) before everything else; up to 300 tokens.
+    #[schema(example = json!({"50": -100}))]
+    pub logit_bias: Option<BTreeMap<String, f64>>,
+    /// A draw takes one of the fewest most probable tokens that have this share of the probability. Without effect at
+    /// temperature 0.
+    #[schema(minimum = 0, maximum = 1, default = 1)]
+    pub top_p: Option<f64>,
+    /// A draw takes one of so many most probable tokens; 0 and -1: of all. Without effect at temperature 0.
+    #[schema(minimum = -1, default = 0)]
+    pub top_k: Option<i64>,
+    /// A draw takes a token at least this fraction as probable as the most probable one. Without effect at temperature 0.
+    #[schema(minimum = 0, maximum = 1, default = 0)]
+    pub min_p: Option<f64>,
+    /// Subtracted from the logits of tokens for each time they are in the answer so far.
+    #[schema(minimum = -2, maximum = 2, default = 0)]
+    pub frequency_penalty: Option<f64>,
+    /// Subtracted from the logits of tokens that are in the answer so far.
+    #[schema(minimum = -2, maximum = 2, default = 0)]
+    pub presence_penalty: Option<f64>,
+    /// Divides positive logits, and multiplies negative ones, of tokens of the prompt and of the answer so far.
+    #[schema(exclusive_minimum = 0, default = 1)]
+    pub repetition_penalty: Option<f64>,
     /// Key of the randomness: the same seed gives the same answers. Left out: a random one.
     pub seed: Option<i64>,
     /// Up to 4 strings (the server's setting) that end an answer; they are not part of it.
     pub stop: Option<Stop>,
+    /// End-of-text cannot end an answer before it has so many tokens; a stop string can.
+    #[schema(minimum = 0, default = 0)]
+    pub min_tokens: Option<i64>,
+    /// End-of-text is never written: an answer has all the tokens it has room for, unless a stop string ends it.
+    #[schema(default = false)]
+    pub ignore_eos: Option<bool>,
     /// Answers per prompt; prompts times `n` is limited by the server.
     #[schema(minimum = 1, default = 1)]
     pub n: Option<i64>,
+    /// Report the log-probability of every token, with so many of the most probable ones in its place.
+    #[schema(minimum = 0, maximum = 5)]
+    pub logprobs: Option<i64>,
     /// Send text as server-sent events, one per finished block.
     #[schema(default = false)]
     pub stream: Option<bool>,
@@ -64,8 +103,9 @@ pub struct CompletionRequest {
     pub stream_options: Option<StreamOptions>,
     /// How to denoise.
     pub diffusion: Option<DiffusionOptions>,
-    /// Not supported: only `n`.
-    #[schema(default = 1)]
+    /// Generate so many answers per prompt and send the `n` whose tokens have the highest mean log-probability, best
+    /// first. Left out: `n`. Not with `stream`.
+    #[schema(minimum = 1)]
     pub best_of: Option<i64>,
     /// Parameters that are refused or have no effect.
     #[serde(flatten)]
@@ -104,27 +144,32 @@ pub struct CompletionChoice {
     pub text: String,
     /// `stop` (end-of-text or a stop string) or `length`; null while the answer goes on.
     pub finish_reason: Option<&'static str>,
-    /// Always null.
-    #[schema(value_type = Option<Object>)]
-    pub logprobs: (),
+    /// Log-probabilities of the tokens; in a stream of those whose text is out. Null unless asked for.
+    pub logprobs: Option<CompletionLogprobs>,
     /// What the answer cost; in a stream on the chunk with `finish_reason`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub diffusion: Option<DiffusionReport>,
 }
 
 /// Replies of this endpoint.
-struct Texts(Head);
+struct Texts {
+    head: Head,
+    /// Whether scores of tokens are shown.
+    scored: bool,
+}
 
 impl Texts {
     fn completion(&self, choices: Vec<CompletionChoice>, usage: Option<Option<Usage>>) -> Completion {
-        let Head { id, created, model } = self.0.clone();
+        let Head { id, created, model } = self.head.clone();
         Completion { id, object: "text_completion", created, model, choices, usage }
     }
-}
 
-fn choice(index: usize, text: String, end: Option<End>) -> CompletionChoice {
-    let (finish_reason, diffusion) = (end.map(|end| end.finish_reason), end.map(|end| end.diffusion));
-    CompletionChoice { index, text, finish_reason, logprobs: (), diffusion }
+    fn choice(&self, index: usize, answer: Answer) -> CompletionChoice {
+        let Answer { text, tokens, end } = answer;
+        let (finish_reason, diffusion) = (end.map(|end| end.finish_reason), end.map(|end| end.diffusion));
+        let logprobs = self.scored.then(|| CompletionLogprobs::new(&tokens));
+        CompletionChoice { index, text, finish_reason, logprobs, diffusion }
+    }
 }
 
 impl Shape for Texts {
@@ -133,17 +178,17 @@ impl Shape for Texts {
 
     fn whole(self, answers: Vec<Answer>, usage: Usage) -> Completion {
         let choices = answers.into_iter().enumerate();
-        let choices = choices.map(|(index, answer)| choice(index, answer.text, answer.end));
-        self.completion(choices.collect(), Some(Some(usage)))
+        let choices = choices.map(|(index, answer)| self.choice(index, answer)).collect();
+        self.completion(choices, Some(Some(usage)))
     }
 
     fn piece(&self, index: usize, piece: Piece, usage: Option<Option<Usage>>) -> Option<Completion> {
-        let choice = match piece {
+        let answer = match piece {
             Piece::Opened => return None,
-            Piece::Text(text) => choice(index, text, None),
-            Piece::Ended(text, end) => choice(index, text, Some(end)),
+            Piece::Text(text, tokens) => Answer { text, tokens, end: None },
+            Piece::Ended(text, tokens, end) => Answer { text, tokens, end: Some(end) },
         };
-        Some(self.completion(vec![choice], usage))
+        Some(self.completion(vec![self.choice(index, answer)], usage))
     }
 
     fn usage(&self, usage: Usage) -> Completion {
@@ -165,26 +210,42 @@ pub async fn complete(
 ) -> Result<Response, ApiError> {
     let service = Arc::clone(app.ready()?);
     check_model(request.model.as_deref(), service.name())?;
-    request.check_best_of()?;
-    parameters::check(&request.rest, &parameters::COMPLETIONS)?;
-    let delivery = Delivery::new(request.stream, request.stream_options)?;
-    let ask = request.into_ask()?;
-    let shape = Texts(Head::new("cmpl", &service));
-    answer::reply(service, ask, delivery, shape).await
+    parameters::check(&request.rest, &[])?;
+    let (choices, delivery) = request.choices()?;
+    let mut ask = request.into_ask(choices)?;
+    let shape = Texts { head: Head::new("cmpl", &service), scored: ask.sampling.logprobs.is_some() };
+    let selects = matches!(delivery, Delivery::Best { .. });
+    if selects {
+        // The best are found by their scores, also where these are not shown.
+        ask.sampling.logprobs.get_or_insert(0);
+    }
+    answer::reply(service, ask, delivery, shape).await.map_err(|error| match error {
+        ApiError::Invalid { param, message } if selects && param == "n" => {
+            ApiError::invalid("best_of", message)
+        }
+        other => other,
+    })
 }
 
 impl CompletionRequest {
-    fn check_best_of(&self) -> Result<(), ApiError> {
-        match self.best_of {
-            Some(best_of) if best_of != self.n.unwrap_or(1) => Err(ApiError::Unsupported {
-                param: "best_of".to_owned(),
-                reason: "every answer that is generated is sent",
-            }),
-            _ => Ok(()),
+    /// How many answers per prompt are generated, and how they are sent.
+    fn choices(&self) -> Result<(usize, Delivery), ApiError> {
+        let delivery = Delivery::new(self.stream, self.stream_options)?;
+        let kept = count("n", self.n)?.unwrap_or(1);
+        let of = count("best_of", self.best_of)?.unwrap_or(kept);
+        match (of.cmp(&kept), delivery) {
+            (Ordering::Less, _) => {
+                Err(ApiError::invalid("best_of", format!("must be at least n, which is {kept}")))
+            }
+            (Ordering::Equal, delivery) => Ok((of, delivery)),
+            (Ordering::Greater, Delivery::Stream { .. }) => {
+                Err(ApiError::invalid("best_of", "above n is not possible with stream = true"))
+            }
+            (Ordering::Greater, _) => Ok((of, Delivery::Best { of, kept })),
         }
     }
 
-    fn into_ask(self) -> Result<Ask, ApiError> {
+    fn into_ask(self, choices: usize) -> Result<Ask, ApiError> {
         let prompts = match self.prompt {
             None => return Err(ApiError::invalid("prompt", "must be given")),
             Some(Prompt::Text(text)) => Prompts::Texts(vec![text]),
@@ -194,9 +255,31 @@ impl CompletionRequest {
         };
         Ok(Ask {
             prompts,
-            choices: count("n", self.n)?.unwrap_or(1),
+            choices,
             max_tokens: count("max_tokens", self.max_tokens)?,
+            suffix: self.suffix,
+            echo: match (self.echo, self.logprobs) {
+                (Some(true), Some(_)) => PromptEcho::Scored,
+                (Some(true), None) => PromptEcho::Text,
+                _ => PromptEcho::Off,
+            },
             temperature: self.temperature,
+            sampling: SamplingOptions {
+                min_tokens: count("min_tokens", self.min_tokens)?,
+                ignore_eos: self.ignore_eos.unwrap_or(false),
+                logit_bias: logit_bias(self.logit_bias)?,
+                top_p: self.top_p,
+                top_k: self.top_k,
+                min_p: self.min_p,
+                frequency_penalty: self.frequency_penalty,
+                presence_penalty: self.presence_penalty,
+                repetition_penalty: self.repetition_penalty,
+                logprobs: logprobs::alternatives(
+                    "logprobs",
+                    self.logprobs,
+                    logprobs::COMPLETION_ALTERNATIVES,
+                )?,
+            },
             seed: self.seed.map(i64::cast_unsigned),
             stop: self.stop.map_or_else(Vec::new, Stop::into_vec),
             decode: self.diffusion.unwrap_or_default().into_options()?,

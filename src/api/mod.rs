@@ -6,6 +6,7 @@ pub mod body;
 pub mod chat;
 pub mod completion;
 pub mod error;
+pub mod logprobs;
 pub mod models;
 pub mod ops;
 pub mod parameters;
@@ -14,6 +15,7 @@ pub mod serve;
 pub mod sse;
 mod stall;
 pub mod tokens;
+pub mod turn;
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};

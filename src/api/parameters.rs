@@ -19,10 +19,6 @@ pub struct Refused {
 /// Values of a parameter that ask for nothing.
 #[derive(Debug, Clone, Copy)]
 enum Neutral {
-    /// This number.
-    Number(f64),
-    /// 0 and -1.
-    Off,
     /// `false`.
     False,
     /// An empty string, array or object.
@@ -41,8 +37,6 @@ impl Neutral {
     fn holds(self, value: &Value) -> bool {
         match (self, value) {
             (_, Value::Null) | (Self::False, Value::Bool(false)) => true,
-            (Self::Number(neutral), Value::Number(number)) => number.as_f64() == Some(neutral),
-            (Self::Off, Value::Number(number)) => matches!(number.as_i64(), Some(0 | -1)),
             (Self::Empty, Value::String(text)) => text.is_empty(),
             (Self::Empty, Value::Array(items)) => items.is_empty(),
             (Self::Empty, Value::Object(fields)) => fields.is_empty(),
@@ -60,24 +54,12 @@ const fn refused(name: &'static str, neutral: Neutral, reason: &'static str) -> 
     Refused { name, neutral, reason }
 }
 
-const PENALTY: &str =
-    "positions are decided in any order and several at once, so no count of earlier tokens exists";
 const AUTOMATON: &str = "nothing keeps a text that is decided in any order within a grammar yet";
 const TOOLS: &str = "the models served here call no tools";
-const FILTER: &str = "of the filters of candidates only temperature and seed are there";
-const SCORES: &str = "probabilities of tokens are not reported";
+const SCORES: &str = "echo with logprobs scores a prompt";
 
 /// Refused by every endpoint that generates.
-const EVERYWHERE: [Refused; 16] = [
-    refused("logit_bias", Neutral::Empty, "the logits are not changed before a choice"),
-    refused("top_p", Neutral::Number(1.0), FILTER),
-    refused("top_k", Neutral::Off, FILTER),
-    refused("min_p", Neutral::Number(0.0), FILTER),
-    refused("presence_penalty", Neutral::Number(0.0), PENALTY),
-    refused("frequency_penalty", Neutral::Number(0.0), PENALTY),
-    refused("repetition_penalty", Neutral::Number(1.0), PENALTY),
-    refused("min_tokens", Neutral::Number(0.0), "end-of-text is not held back"),
-    refused("ignore_eos", Neutral::False, "end-of-text always ends an answer"),
+const EVERYWHERE: [Refused; 7] = [
     refused("use_beam_search", Neutral::False, "there is no order of tokens to search along"),
     refused("prompt_logprobs", Neutral::Never, SCORES),
     refused("guided_choice", Neutral::Never, AUTOMATON),
@@ -87,17 +69,8 @@ const EVERYWHERE: [Refused; 16] = [
     refused("structured_outputs", Neutral::Empty, AUTOMATON),
 ];
 
-/// Refused by `/v1/completions` alone.
-pub const COMPLETIONS: [Refused; 3] = [
-    refused("echo", Neutral::False, "an answer does not repeat its prompt"),
-    refused("logprobs", Neutral::Never, SCORES),
-    refused("suffix", Neutral::Empty, "nothing is filled in between two texts yet"),
-];
-
 /// Refused by `/v1/chat/completions` alone.
-pub const CHAT: [Refused; 11] = [
-    refused("logprobs", Neutral::False, SCORES),
-    refused("top_logprobs", Neutral::Number(0.0), SCORES),
+pub const CHAT: [Refused; 9] = [
     refused("response_format", Neutral::TextFormat, AUTOMATON),
     refused("tools", Neutral::Empty, TOOLS),
     refused("tool_choice", Neutral::Words(&["none", "auto"]), TOOLS),

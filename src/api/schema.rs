@@ -1,5 +1,7 @@
 //! What requests and replies of the API look like on the wire, where several endpoints share it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -40,6 +42,13 @@ pub struct StreamOptions {
 pub enum Delivery {
     /// In one body.
     Whole,
+    /// In one body, but not all that were generated: the most probable ones of every prompt.
+    Best {
+        /// Answers generated per prompt.
+        of: usize,
+        /// Answers sent per prompt, at least 1 and at most as many.
+        kept: usize,
+    },
     /// As server-sent events.
     Stream {
         /// Whether `usage` comes last.
@@ -138,6 +147,18 @@ impl DiffusionOptions {
 pub fn count(param: &str, value: Option<i64>) -> Result<Option<usize>, ApiError> {
     let whole = |value| usize::try_from(value).map_err(|_| ApiError::invalid(param, "must not be negative"));
     value.map(whole).transpose()
+}
+
+/// What is added to logits, as a client gives it: JSON's keys are strings.
+///
+/// # Errors
+/// A key is no token id.
+pub fn logit_bias(entries: Option<BTreeMap<String, f64>>) -> Result<Vec<(u32, f64)>, ApiError> {
+    let entry = |(key, bias): (String, f64)| match key.parse() {
+        Ok(id) => Ok((id, bias)),
+        Err(_) => Err(ApiError::invalid("logit_bias", format!("{key:?} is no token id"))),
+    };
+    entries.unwrap_or_default().into_iter().map(entry).collect()
 }
 
 /// Tokens in and out.

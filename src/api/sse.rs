@@ -77,11 +77,11 @@ impl<S: Shape> Chunks<S> {
     fn take(&mut self, index: usize, event: TextEvent) {
         match event {
             TextEvent::Admitted => self.push_piece(index, Piece::Opened),
-            TextEvent::Block(text) => self.push_piece(index, Piece::Text(text)),
-            TextEvent::Finished { text, reason, progress } => {
+            TextEvent::Block { text, tokens } => self.push_piece(index, Piece::Text(text, tokens)),
+            TextEvent::Finished { text, tokens, reason, progress } => {
                 self.usage =
                     Usage::new(self.usage.prompt_tokens, self.usage.completion_tokens + progress.tokens);
-                self.push_piece(index, Piece::Ended(text, End::new(reason, progress)));
+                self.push_piece(index, Piece::Ended(text, tokens, End::new(reason, progress)));
             }
             TextEvent::Failed(error) => {
                 let (_, body) = ApiError::from(error).reply();

@@ -2,6 +2,7 @@
 
 mod candidates;
 pub mod device;
+mod filters;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -231,11 +232,9 @@ fn row_of(batch: &StepBatch, slot: SlotId, position: usize) -> Option<usize> {
     None
 }
 
-fn row_sampling(segment: &Segment) -> impl Iterator<Item = Option<RowSampling>> + '_ {
-    segment
-        .targets
-        .clone()
-        .map(|position| segment.sampling.map(|sampling| RowSampling { sampling, position }))
+fn row_sampling(segment: &Segment) -> impl Iterator<Item = Option<RowSampling<'_>>> {
+    let sampling = segment.sampling.as_ref();
+    segment.targets.clone().map(move |position| sampling.map(|sampling| RowSampling { sampling, position }))
 }
 
 /// The f32 values of a contiguous tensor, without a copy where they are in host memory.

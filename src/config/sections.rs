@@ -170,13 +170,21 @@ pub struct LimitSettings {
     pub max_new_tokens: usize,
     /// Most stop strings of a request.
     pub max_stop_strings: usize,
+    /// Longest prompt that is scored (`echo` with `logprobs`), in tokens.
+    pub max_scored_tokens: usize,
     /// Most choices of a request: prompts times `n`.
     pub max_choices: usize,
 }
 
 impl Default for LimitSettings {
     fn default() -> Self {
-        Self { max_prompt_tokens: 16_384, max_new_tokens: 8_192, max_stop_strings: 4, max_choices: 64 }
+        Self {
+            max_prompt_tokens: 16_384,
+            max_new_tokens: 8_192,
+            max_stop_strings: 4,
+            max_scored_tokens: 2_048,
+            max_choices: 64,
+        }
     }
 }
 

@@ -51,6 +51,15 @@ impl Canvas {
         }
     }
 
+    /// Put hard tokens behind everything else.
+    pub fn append(&mut self, tokens: &[u32]) {
+        self.tokens.extend_from_slice(tokens);
+        let len = self.tokens.len();
+        self.phases.resize(len, Phase::Decoded);
+        self.confidences.resize(len, 0.0);
+        self.mixtures.resize(len * self.k, (0, 0.0));
+    }
+
     /// Number of positions.
     pub fn len(&self) -> usize {
         self.phases.len()

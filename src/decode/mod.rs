@@ -5,12 +5,16 @@
 
 mod evolve;
 pub mod options;
+mod score;
+mod scoring;
 mod unmask;
 
 use std::ops::Range;
 
 pub use evolve::Phase;
 pub use options::{Boundary, CacheMode, DecodeOptions, DecodeParams, Method, OptionError, Unmask};
+pub use score::TokenScore;
+pub use scoring::Scoring;
 
 use crate::engine::batch::RowsView;
 use evolve::Canvas;
@@ -63,9 +67,21 @@ pub struct State {
     params: DecodeParams,
     attention: Attention,
     prompt_len: usize,
+    /// Where the answer ends; a suffix may follow.
+    answer_end: usize,
     canvas: Canvas,
     block: usize,
     block_step: usize,
+    scores: Option<Scores>,
+}
+
+/// The scores of all positions that have a token.
+#[derive(Debug, Clone)]
+struct Scores {
+    /// Alternatives kept per token.
+    alternatives: usize,
+    /// [canvas]
+    of: Vec<Option<TokenScore>>,
 }
 
 impl StepPlan {
@@ -81,7 +97,7 @@ impl StepPlan {
 }
 
 impl State {
-    /// A prompt (at least one token) and room for `room` (at least 1) answer tokens.
+    /// A prompt (at least one token) and room for `room` answer tokens; without room it is done at once.
     pub fn new(
         prompt: &[u32],
         room: usize,
@@ -90,12 +106,36 @@ impl State {
         mask_id: u32,
     ) -> Self {
         let canvas = Canvas::new(prompt, room, mask_id, params.k_soft, params.alpha);
-        Self { params, attention, prompt_len: prompt.len(), canvas, block: 0, block_step: 0 }
+        Self {
+            params,
+            attention,
+            prompt_len: prompt.len(),
+            answer_end: canvas.len(),
+            canvas,
+            block: 0,
+            block_step: 0,
+            scores: None,
+        }
+    }
+
+    /// With tokens behind the answer: they are hard, and every position sees them (but for a block-causal model). Comes before
+    /// the first step and [`Self::with_scores`].
+    #[must_use]
+    pub fn with_suffix(mut self, suffix: &[u32]) -> Self {
+        self.canvas.append(suffix);
+        self
+    }
+
+    /// Keep the score of every token, with so many alternatives.
+    #[must_use]
+    pub fn with_scores(self, alternatives: usize) -> Self {
+        let of = vec![None; self.canvas.len()];
+        Self { scores: Some(Scores { alternatives, of }), ..self }
     }
 
     /// Number of blocks of the answer.
     pub fn blocks(&self) -> usize {
-        (self.canvas.len() - self.prompt_len).div_ceil(self.params.block_length)
+        (self.answer_end - self.prompt_len).div_ceil(self.params.block_length)
     }
 
     /// Whether every block is done; no further step may be planned.
@@ -106,7 +146,7 @@ impl State {
     /// Positions of block `block`; the last one may be shorter than the others.
     fn block_range(&self, block: usize) -> Range<usize> {
         let start = self.prompt_len + block * self.params.block_length;
-        start..(start + self.params.block_length).min(self.canvas.len())
+        start..(start + self.params.block_length).min(self.answer_end)
     }
 
     /// Positions of the current block.
@@ -124,6 +164,20 @@ impl State {
         &self.canvas.tokens
     }
 
+    /// The positions of the answer that have a token, and their tokens.
+    pub fn decided(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
+        let answer = self.prompt_len..self.answer_end;
+        answer
+            .filter(|position| !self.canvas.undecided(*position))
+            .map(|position| (position, self.canvas.tokens[position]))
+    }
+
+    /// The scores of decided positions: the step that gave a token its confidence, which for a soft token is the one that
+    /// was surest of it. Empty if they are not kept.
+    pub fn scores(&self, positions: Range<usize>) -> Vec<TokenScore> {
+        self.scores.iter().flat_map(|scores| &scores.of[positions.clone()]).flatten().cloned().collect()
+    }
+
     /// What a position feeds in: (token id, weight) pairs that sum to 1.
     pub fn pairs(&self, position: usize) -> impl Iterator<Item = (u32, f32)> + '_ {
         self.canvas.pairs(position)
@@ -131,10 +185,11 @@ impl State {
 
     /// Candidates that [`Self::advance`] needs per row.
     pub fn top_k(&self) -> usize {
-        match self.params.method {
+        let fed_back = match self.params.method {
             Method::Mask => 1,
             Method::Evotoken => self.params.k_soft,
-        }
+        };
+        fed_back.max(self.scores.as_ref().map_or(0, |scores| scores.alternatives))
     }
 
     /// The next step. Must not be called when [`Self::done`].
@@ -160,7 +215,7 @@ impl State {
         let targets = match self.params.method {
             Method::Mask => lo..hi,
             // Later blocks evolve too: their soft masks are inputs of the next step.
-            Method::Evotoken => lo..positions.end,
+            Method::Evotoken => lo..positions.end.min(self.answer_end),
         };
         let refresh = first || self.params.cache == CacheMode::None;
         StepPlan { windows: vec![Window { positions, visible: end, targets }], refresh }
@@ -184,8 +239,7 @@ impl State {
             Method::Evotoken => Phase::Soft,
         };
         for chosen in &selected {
-            let position = undecided[*chosen];
-            self.canvas.decide(position, rows.guesses[position - lo], phase);
+            self.decide(undecided[*chosen], rows, undecided[*chosen] - lo, phase);
         }
         let revised = match self.params.method {
             Method::Mask => 0,
@@ -210,12 +264,20 @@ impl State {
             let soft = position < hi && self.canvas.phases[position] == Phase::Soft;
             if soft && guess.1 > self.canvas.confidences[position] {
                 revised += usize::from(guess.0 != self.canvas.tokens[position]);
-                self.canvas.decide(position, *guess, Phase::Soft);
+                self.decide(position, rows, row, Phase::Soft);
             }
         }
         // With a lagged boundary the previous block was soft until this step.
         self.canvas.harden(lo);
         revised
+    }
+
+    /// Give a position the guess of a row.
+    fn decide(&mut self, position: usize, rows: RowsView<'_>, row: usize, phase: Phase) {
+        self.canvas.decide(position, rows.guesses[row], phase);
+        if let Some(scores) = &mut self.scores {
+            scores.of[position] = Some(TokenScore::of_guess(rows, row, scores.alternatives));
+        }
     }
 
     fn enter_next_block(&mut self) {

@@ -1,8 +1,10 @@
 //! The seam between scheduling and tensors: what one tick asks of a model, and what comes back. Host data only.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use crate::decode::{State, StepPlan, Window};
+use super::adjustment::Adjustment;
+use crate::decode::{Scoring, State, StepPlan, Window};
 
 /// A piece of K/V memory, held by one sequence. The generation keeps a late result from reaching the next owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,17 +15,49 @@ pub struct SlotId {
     pub generation: u32,
 }
 
-/// Randomness of one step of one sequence; the same numbers give the same choice in any batch.
+/// Which candidates a draw may take, judged by the soft-max of the adjusted logits at the draw's temperature. They apply
+/// in this order, each to what the one before left; the most probable candidate always stays. Of equal logits the
+/// lower id goes before. Confidences and mixtures know nothing of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Filters {
+    /// Those at least this fraction as probable as the most probable one, 0..=1.
+    pub min_p: f64,
+    /// So many most probable ones, at least 1.
+    pub top_k: usize,
+    /// The fewest most probable ones whose shares sum up to this, 0..=1.
+    pub top_p: f64,
+}
+
+impl Filters {
+    /// All candidates stay.
+    pub const NONE: Self = Self { min_p: 0.0, top_k: usize::MAX, top_p: 1.0 };
+}
+
+/// How one step of one sequence chooses its guesses; the same numbers give the same choice in any batch.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
+    /// What is changed about the logits before anything is read from them, the candidates included.
+    pub adjustment: Option<Arc<Adjustment>>,
     /// Above 0: guesses are drawn by Gumbel noise of this scale instead of taken as arg-max.
     pub temperature: f32,
+    /// Which candidates such a draw may take; without effect at temperature 0.
+    pub filters: Filters,
     /// The request's seed.
     pub seed: u64,
     /// Which of the request's choices.
     pub choice: u32,
     /// The sequence's step, from 0.
     pub step: u32,
+    /// The guess, whatever the logits say: only its probability is asked for.
+    pub given: Option<u32>,
+}
+
+impl Sampling {
+    /// Ask for the probability of a token, as the model has it.
+    pub fn score(token: u32) -> Self {
+        let (temperature, filters, given) = (0.0, Filters::NONE, Some(token));
+        Self { adjustment: None, temperature, filters, seed: 0, choice: 0, step: 0, given }
+    }
 }
 
 /// One window of one sequence: its fresh K/V are written into the slot at `window`, then its rows attend to the slot
@@ -39,7 +73,7 @@ pub struct Segment {
     /// Canvas positions whose logits are needed (*target* positions: a model with shifted logits reads them one row to
     /// the left). Empty, or within the window.
     pub targets: Range<usize>,
-    /// `None`: greedy.
+    /// `None`: the most probable tokens, as the model has them.
     pub sampling: Option<Sampling>,
 }
 
@@ -75,9 +109,23 @@ impl StepBatch {
             for position in positions.clone() {
                 self.push_row(state.pairs(position));
             }
+            let sampling = sampling.clone();
             self.segments.push(Segment { slot, window: positions, visible, targets, sampling });
         }
         self.top_k = self.top_k.max(state.top_k());
+    }
+
+    /// Append the step that `plan` describes: its window of the text that `scoring` scores.
+    pub fn push_scoring(&mut self, scoring: &Scoring, plan: &StepPlan, slot: SlotId) {
+        for window in &plan.windows {
+            let Window { positions, visible, targets } = window.clone();
+            for position in positions.clone() {
+                self.push_row([scoring.pair(position)]);
+            }
+            let sampling = Some(Sampling::score(scoring.given()));
+            self.segments.push(Segment { slot, window: positions, visible, targets, sampling });
+        }
+        self.top_k = self.top_k.max(scoring.top_k());
     }
 
     /// The (token id, weight) pairs of row `row`.
@@ -92,8 +140,26 @@ impl StepBatch {
     }
 }
 
-/// What the model thinks of each needed row, in segment order, then target order. The mask token is excluded before
-/// the soft-max.
+/// What the model thinks of a token in some place.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    /// The token.
+    pub id: u32,
+    /// Its probability at temperature 1.
+    pub probability: f32,
+    /// The natural logarithm of that, which is finite also where the probability is too small for a number.
+    pub log_probability: f32,
+}
+
+impl From<(u32, f32)> for Candidate {
+    /// A token with its probability, above 0.
+    fn from((id, probability): (u32, f32)) -> Self {
+        Self { id, probability, log_probability: probability.ln() }
+    }
+}
+
+/// What the model thinks of each needed row, in segment order, then target order. The mask token is excluded and the
+/// logits are adjusted before the soft-max.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepOutput {
     /// Candidates per row: [`StepBatch::top_k`].
@@ -102,6 +168,10 @@ pub struct StepOutput {
     pub guesses: Vec<(u32, f32)>,
     /// `[rows * top_k]`: the most probable tokens, best first (ties: lower id), and their probabilities.
     pub candidates: Vec<(u32, f32)>,
+    /// `[rows]`: log-probabilities of the guesses.
+    pub log_guesses: Vec<f32>,
+    /// `[rows * top_k]`: log-probabilities of the candidates.
+    pub log_candidates: Vec<f32>,
     /// Rows of which the model made no sense, ascending, and why; their guesses and candidates mean nothing. They fail
     /// their own sequence: attention keeps a row's numbers within its slot.
     pub faults: Vec<(usize, String)>,
@@ -109,15 +179,21 @@ pub struct StepOutput {
 
 impl StepOutput {
     /// Append a row: its guess, and its [`Self::top_k`] candidates.
-    pub fn push_row(&mut self, guess: (u32, f32), candidates: impl IntoIterator<Item = (u32, f32)>) {
-        self.guesses.push(guess);
-        self.candidates.extend(candidates);
+    pub fn push_row<C: Into<Candidate>>(&mut self, guess: C, candidates: impl IntoIterator<Item = C>) {
+        let guess = guess.into();
+        self.guesses.push((guess.id, guess.probability));
+        self.log_guesses.push(guess.log_probability);
+        for candidate in candidates.into_iter().map(Into::into) {
+            self.candidates.push((candidate.id, candidate.probability));
+            self.log_candidates.push(candidate.log_probability);
+        }
     }
 
     /// Append a row that cannot be used, and why.
     pub fn push_fault(&mut self, reason: String) {
         self.faults.push((self.guesses.len(), reason));
-        self.push_row((0, 0.0), std::iter::repeat_n((0, 0.0), self.top_k));
+        let nothing = Candidate { id: 0, probability: 0.0, log_probability: 0.0 };
+        self.push_row(nothing, std::iter::repeat_n(nothing, self.top_k));
     }
 
     /// Why the first row of `[start, start + len)` that cannot be used cannot be: its number from `start`, and the
@@ -129,10 +205,13 @@ impl StepOutput {
 
     /// The rows `[start, start + len)` of the output.
     pub fn rows(&self, start: usize, len: usize) -> RowsView<'_> {
+        let (rows, candidates) = (start..start + len, start * self.top_k..(start + len) * self.top_k);
         RowsView {
             top_k: self.top_k,
-            guesses: &self.guesses[start..start + len],
-            candidates: &self.candidates[start * self.top_k..(start + len) * self.top_k],
+            guesses: &self.guesses[rows.clone()],
+            candidates: &self.candidates[candidates.clone()],
+            log_guesses: &self.log_guesses[rows],
+            log_candidates: &self.log_candidates[candidates],
         }
     }
 }
@@ -146,12 +225,21 @@ pub struct RowsView<'a> {
     pub guesses: &'a [(u32, f32)],
     /// `[rows * top_k]`: best first.
     pub candidates: &'a [(u32, f32)],
+    /// `[rows]`: log-probabilities of the guesses.
+    pub log_guesses: &'a [f32],
+    /// `[rows * top_k]`: log-probabilities of the candidates.
+    pub log_candidates: &'a [f32],
 }
 
 impl RowsView<'_> {
     /// The candidates of one row, best first.
     pub fn candidates(&self, row: usize) -> &[(u32, f32)] {
         &self.candidates[row * self.top_k..(row + 1) * self.top_k]
+    }
+
+    /// The log-probabilities of one row's candidates.
+    pub fn log_candidates(&self, row: usize) -> &[f32] {
+        &self.log_candidates[row * self.top_k..(row + 1) * self.top_k]
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a running sequence tells its reader.
 
+use crate::decode::TokenScore;
+
 /// Why a sequence ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
@@ -48,10 +50,17 @@ pub struct Progress {
 pub enum BlockEvent {
     /// The sequence has its slot: from here on it runs.
     Admitted,
+    /// The prompt is scored, if that was asked for; comes before the first block.
+    Scored {
+        /// The scores of all prompt tokens but the first.
+        scores: Vec<TokenScore>,
+    },
     /// A block is done; its tokens can no longer change.
     Block {
         /// Token ids, without end-of-text and what follows it.
         ids: Vec<u32>,
+        /// The scores of these tokens, and of end-of-text if it came; empty unless asked for.
+        scores: Vec<TokenScore>,
         /// Counts including this block.
         progress: Progress,
     },

@@ -1,5 +1,6 @@
 //! The engine: a bounded queue, slots, and one thread that takes one denoising step of every running sequence per tick.
 
+pub mod adjustment;
 pub mod batch;
 pub mod event;
 mod long;

@@ -1,14 +1,16 @@
 //! One running sequence: its slot, its canvas, and the reader it reports to.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::ModelInfo;
+use super::adjustment::Adjustment;
 use super::batch::{RowsView, Sampling, StepBatch};
 use super::event::{BlockEvent, FinishReason, Progress, SequenceError};
 use super::long::LongStep;
 use super::reader::Writer;
 use super::slots::SlotLease;
-use crate::decode::{State, StepPlan};
+use crate::decode::{Scoring, State, StepPlan};
 use crate::service::request::GenerateRequest;
 use crate::telemetry::metrics::Outcome;
 
@@ -41,12 +43,12 @@ impl Ticket {
     }
 }
 
-/// A finished block.
+/// What became complete.
 #[derive(Debug)]
-pub(super) struct Block {
-    /// Its tokens before end-of-text.
-    ids: Vec<u32>,
-    /// Why it is the last, if it is.
+pub(super) struct Part {
+    /// For the reader, unless there is nothing to tell.
+    event: Option<BlockEvent>,
+    /// Why the answer is over with it, if it is.
     last: Option<FinishReason>,
 }
 
@@ -59,6 +61,8 @@ pub(super) struct Sequence {
     pub last_tick: u64,
     /// A step that is carried out over several ticks.
     pub long: Option<LongStep>,
+    /// Until the prompt is scored.
+    scoring: Option<Scoring>,
     state: State,
     slot: SlotLease,
 }
@@ -73,22 +77,49 @@ impl Sequence {
             model.attention,
             model.mask_id,
         );
+        let state = state.with_suffix(request.suffix());
+        let state = match request.sampling().logprobs {
+            Some(alternatives) => state.with_scores(alternatives),
+            None => state,
+        };
+        let scoring = request
+            .scores_prompt()
+            .map(|alternatives| Scoring::new(request.prompt(), model.mask_id, alternatives));
         let progress = Progress { seed: request.seed(), ..Progress::default() };
-        Self { ticket, progress, last_tick: tick, long: None, state, slot }
+        Self { ticket, progress, last_tick: tick, long: None, scoring, state, slot }
     }
 
+    /// What is complete before the first step: a prompt of one token has nothing to score, an answer without room nothing
+    /// to decide.
+    pub fn begin(&mut self) -> Option<Part> {
+        match &self.scoring {
+            Some(scoring) if scoring.done() => Some(self.scored()),
+            Some(_) => None,
+            None => self.end().map(|reason| Part { event: None, last: Some(reason) }),
+        }
+    }
+
+    /// The next step: first the prompt is scored, if that is asked for, then the answer is denoised.
     pub fn plan(&self) -> StepPlan {
-        self.state.plan()
+        self.scoring.as_ref().map_or_else(|| self.state.plan(), Scoring::plan)
     }
 
     /// Append the step of `plan` to the tick's rows.
     pub fn pack(&self, plan: &StepPlan, batch: &mut StepBatch) {
+        if let Some(scoring) = &self.scoring {
+            return batch.push_scoring(scoring, plan, self.slot.id());
+        }
         let request = &self.ticket.request;
-        let sampling = (request.temperature() > 0.0).then(|| Sampling {
+        let adjustment = Adjustment::new(request, &self.state).map(Arc::new);
+        let asked = request.temperature() > 0.0 || adjustment.is_some();
+        let sampling = asked.then_some(Sampling {
+            adjustment,
             temperature: request.temperature(),
+            filters: request.sampling().filters,
             seed: request.seed(),
             choice: request.choice(),
             step: u32::try_from(self.progress.nfe).unwrap_or(u32::MAX),
+            given: None,
         });
         batch.push_step(&self.state, plan, self.slot.id(), sampling);
     }
@@ -100,42 +131,56 @@ impl Sequence {
         self.long = Some(LongStep::new(plan, batch));
     }
 
-    /// Apply a step's result. `Some` when it finished a block.
-    pub fn apply(&mut self, rows: RowsView<'_>, eos_ids: &[u32]) -> Option<Block> {
+    /// Apply a step's result. `Some` when it finished a block, or the scores of the prompt.
+    pub fn apply(&mut self, rows: RowsView<'_>, eos_ids: &[u32]) -> Option<Part> {
+        if let Some(scoring) = &mut self.scoring {
+            scoring.advance(rows);
+            return scoring.done().then(|| self.scored());
+        }
         let report = self.state.advance(rows);
         self.progress.nfe += 1;
         self.progress.revisions += report.revised;
-        let block = &self.state.tokens()[report.finished?];
+        let positions = report.finished?;
+        let block = &self.state.tokens()[positions.clone()];
         let end = block.iter().position(|id| eos_ids.contains(id));
         let ids = block[..end.unwrap_or(block.len())].to_vec();
         self.progress.blocks += 1;
         // End-of-text counts as one token.
-        self.progress.tokens += ids.len() + usize::from(end.is_some());
-        let last = match end {
-            Some(_) => Some(FinishReason::Stop),
-            None => self.state.done().then_some(FinishReason::Length),
-        };
-        Some(Block { ids, last })
+        let counted = ids.len() + usize::from(end.is_some());
+        let scores = self.state.scores(positions.start..positions.start + counted);
+        self.progress.tokens += counted;
+        let last = if end.is_some() { Some(FinishReason::Stop) } else { self.end() };
+        Some(Part { event: Some(BlockEvent::Block { ids, scores, progress: self.progress }), last })
     }
 
-    /// How the sequence is over with this block, if it is. A reader that has no room for the block, or left, is given
-    /// up.
-    pub fn outcome(&self, block: &Block) -> Option<Outcome> {
-        if !self.ticket.events.has_room(1 + usize::from(block.last.is_some())) {
+    fn scored(&mut self) -> Part {
+        let scores = self.scoring.take().map_or_else(Vec::new, Scoring::into_scores);
+        Part { event: Some(BlockEvent::Scored { scores }), last: self.end() }
+    }
+
+    /// Why there is nothing left to decide, if there is not.
+    fn end(&self) -> Option<FinishReason> {
+        self.state.done().then_some(FinishReason::Length)
+    }
+
+    /// How the sequence is over with this part, if it is. A reader that has no room for it, or left, is given up.
+    pub fn outcome(&self, part: &Part) -> Option<Outcome> {
+        if !self.ticket.events.has_room(usize::from(part.event.is_some()) + usize::from(part.last.is_some()))
+        {
             return Some(self.ticket.outcome_of_leaving());
         }
-        block.last.map(|reason| match reason {
+        part.last.map(|reason| match reason {
             FinishReason::Stop => Outcome::Stop,
             FinishReason::Length => Outcome::Length,
         })
     }
 
-    /// Tell the reader of a finished block. One that leaves at this moment is noticed by the next reap.
-    pub fn tell(&self, block: Block) {
-        let (events, progress) = (&self.ticket.events, self.progress);
-        let sent = events.try_send(BlockEvent::Block { ids: block.ids, progress });
-        if let (Ok(()), Some(reason)) = (sent, block.last) {
-            let _ = events.try_send(BlockEvent::Finished { reason, progress });
+    /// Tell the reader. One that leaves at this moment is noticed by the next reap.
+    pub fn tell(&self, part: Part) {
+        let events = &self.ticket.events;
+        let sent = part.event.map_or(Ok(()), |event| events.try_send(event));
+        if let (Ok(()), Some(reason)) = (sent, part.last) {
+            let _ = events.try_send(BlockEvent::Finished { reason, progress: self.progress });
         }
     }
 }

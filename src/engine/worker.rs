@@ -13,7 +13,7 @@ use super::batch::{Backend, BackendError, RowsView, StepBatch, StepOutput};
 use super::event::{BlockEvent, SequenceError};
 use super::long::LongStep;
 use super::scheduler::{self, Candidate};
-use super::sequence::{Sequence, Ticket};
+use super::sequence::{Part, Sequence, Ticket};
 use super::slots::{SlotLease, SlotPool};
 use super::{EngineLimits, ModelInfo};
 use crate::decode::StepPlan;
@@ -149,7 +149,11 @@ impl<B: Backend> Worker<B> {
         self.metrics.admitted(now.duration_since(ticket.queued_at).as_secs_f64());
         // A reader that left meanwhile is noticed by the next reap.
         let _ = ticket.events.try_send(BlockEvent::Admitted);
-        self.running.push(Sequence::new(ticket, slot, &self.model, self.tick));
+        let mut sequence = Sequence::new(ticket, slot, &self.model, self.tick);
+        let is_over = sequence.begin().is_some_and(|part| self.hand_out(&sequence, part, now));
+        if !is_over {
+            self.running.push(sequence);
+        }
     }
 
     /// Who steps in this tick.
@@ -269,15 +273,20 @@ impl<B: Backend> Worker<B> {
     fn advance(&mut self, index: usize, rows: RowsView<'_>, now: Instant) -> bool {
         let sequence = &mut self.running[index];
         sequence.last_tick = self.tick;
-        let Some(block) = sequence.apply(rows, &self.model.eos_ids) else { return false };
+        let Some(part) = sequence.apply(rows, &self.model.eos_ids) else { return false };
         if sequence.progress.blocks == 1 {
             self.metrics.first_block(now.duration_since(sequence.ticket.queued_at).as_secs_f64());
         }
-        let outcome = sequence.outcome(&block);
+        self.hand_out(&self.running[index], part, now)
+    }
+
+    /// Tell a sequence's reader what became complete. True: the sequence is over.
+    fn hand_out(&self, sequence: &Sequence, part: Part, now: Instant) -> bool {
+        let outcome = sequence.outcome(&part);
         if let Some(outcome) = outcome {
             self.metrics.finished(outcome, &stats(sequence, now));
         }
-        sequence.tell(block);
+        sequence.tell(part);
         outcome.is_some()
     }
 
@@ -322,7 +331,7 @@ fn let_go(metrics: &Metrics, ticket: &Ticket, stats: &FinishStats, now: Instant)
 
 fn queued_stats(ticket: &Ticket, now: Instant) -> FinishStats {
     FinishStats {
-        prompt_tokens: ticket.request.prompt().len(),
+        prompt_tokens: ticket.request.prompt().len() + ticket.request.suffix().len(),
         tokens: 0,
         nfe: 0,
         canvas_positions: 0,

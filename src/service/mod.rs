@@ -2,6 +2,8 @@
 
 pub mod defaults;
 pub mod request;
+pub mod sampling;
+pub mod scored;
 pub mod stop;
 pub mod stream;
 mod tokens;
@@ -15,14 +17,15 @@ use futures_util::{Stream, stream as streams};
 use tokio_stream::StreamMap;
 
 pub use defaults::GenerationDefaults;
-pub use stream::{TextEvent, TextStream};
+pub use sampling::SamplingOptions;
+pub use stream::{Echo, TextEvent, TextStream};
 pub use tokens::Source;
 
 use crate::decode::DecodeOptions;
 use crate::engine::{EngineHandle, SequenceError, SubmitError};
 use crate::text::Tokenizer;
 use crate::text::chat_template::{ChatTemplate, Ending, Message};
-use request::{Draft, GenerateRequest, Limits, RequestError};
+use request::{Draft, GenerateRequest, Limits, PromptEcho, RequestError};
 
 /// Room for an answer when neither the client nor the model says, in tokens: OpenAI's default.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -89,8 +92,14 @@ pub struct Ask {
     pub choices: usize,
     /// Room for each answer, in tokens.
     pub max_tokens: Option<usize>,
+    /// A text that follows: the answer fills the gap before it.
+    pub suffix: Option<String>,
+    /// Whether the prompt comes before each answer.
+    pub echo: PromptEcho,
     /// Noise scale of the guesses, 0 to 2.
     pub temperature: Option<f64>,
+    /// What else is said about the choice of tokens.
+    pub sampling: SamplingOptions,
     /// Key of the randomness; all choices share it and differ by their index.
     pub seed: Option<u64>,
     /// Strings that end an answer.
@@ -161,11 +170,30 @@ impl Service {
     /// stops.
     pub fn answer(&self, ask: Ask) -> Result<Answers, AskError> {
         let stop = ask.stop.clone();
+        let prompts = (ask.echo != PromptEcho::Off).then(|| (ask.prompts.clone(), ask.choices));
         let (prompt_tokens, requests) = self.requests(ask)?;
+        let echoes = prompts.map(|(prompts, choices)| self.echoes(&prompts, choices, &requests));
         let deadline = self.parts.timeout.map(|timeout| Instant::now() + timeout);
         let sequences = self.parts.engine.submit(requests, deadline)?;
         let text = |blocks| TextStream::new(blocks, self.parts.tokenizer.clone(), stop.clone());
-        Ok(Answers { prompt_tokens, streams: sequences.into_iter().map(text).collect() })
+        let streams = sequences.into_iter().map(text);
+        let streams = match echoes {
+            None => streams.collect(),
+            Some(echoes) => std::iter::zip(streams, echoes).map(|(text, echo)| text.echoing(echo)).collect(),
+        };
+        Ok(Answers { prompt_tokens, streams })
+    }
+
+    /// The prompts of requests as they are repeated: a text as it came, token ids without special tokens.
+    fn echoes(&self, prompts: &Prompts, choices: usize, requests: &[GenerateRequest]) -> Vec<Echo> {
+        let one = |(number, request): (usize, &GenerateRequest)| Echo {
+            text: match prompts {
+                Prompts::Texts(texts) => texts[number / choices].clone(),
+                Prompts::Ids(_) | Prompts::Chat(_) => self.parts.tokenizer.decode(request.prompt()),
+            },
+            scored: request.scores_prompt().and_then(|_| request.prompt().first().copied()),
+        };
+        requests.iter().enumerate().map(one).collect()
     }
 
     /// Run one short answer, so that the first client does not pay for cold memory.
@@ -178,7 +206,10 @@ impl Service {
             prompts: Prompts::Ids(vec![vec![token]]),
             choices: 1,
             max_tokens: Some(1),
+            suffix: None,
+            echo: PromptEcho::Off,
             temperature: None,
+            sampling: SamplingOptions::default(),
             seed: None,
             stop: Vec::new(),
             decode: DecodeOptions::default(),
@@ -205,22 +236,27 @@ impl Service {
             Prompts::Texts(texts) => texts.iter().map(|text| self.encode(text)).collect::<Result<_, _>>()?,
             Prompts::Ids(ids) => ids,
         };
-        let prompt_tokens = prompts.iter().map(Vec::len).sum();
+        let suffix = ask.suffix.as_deref().map_or_else(|| Ok(Vec::new()), |text| self.encode_suffix(text))?;
+        let prompt_tokens = prompts.iter().map(|prompt| prompt.len() + suffix.len()).sum();
         let decode = ask.decode.or(self.parts.decode).or(defaults.decode);
         let temperature = ask.temperature.or(defaults.temperature).unwrap_or(0.0);
         // 53 bits, which every client's JSON numbers hold: the seed is told with the answer.
         let seed = ask.seed.unwrap_or_else(|| random() >> 11);
         let mut requests = Vec::with_capacity(prompts.len() * ask.choices);
         for prompt in prompts {
-            let room = limits.max_canvas.saturating_sub(prompt.len()).min(limits.max_new_tokens);
+            let room =
+                limits.max_canvas.saturating_sub(prompt.len() + suffix.len()).min(limits.max_new_tokens);
             let max_tokens = ask.max_tokens.unwrap_or(usual.min(room).max(1));
             for _ in 0..ask.choices {
                 let choice = u32::try_from(requests.len()).expect("max_choices bounds the choices");
                 let draft = Draft {
                     prompt: prompt.clone(),
                     max_tokens,
+                    suffix: suffix.clone(),
+                    echo: ask.echo,
                     decode,
                     temperature,
+                    sampling: ask.sampling.clone(),
                     seed,
                     choice,
                     stop: ask.stop.clone(),
@@ -262,6 +298,13 @@ impl Service {
         }
         self.check_bytes(text)?;
         self.parts.tokenizer.encode(text).map_err(|e| RequestError::invalid("prompt", e.to_string()))
+    }
+
+    /// A text in the middle: the tokenizer adds nothing to it.
+    fn encode_suffix(&self, text: &str) -> Result<Vec<u32>, RequestError> {
+        self.check_bytes(text)?;
+        let ids = self.parts.tokenizer.encode_rendered(text);
+        ids.map_err(|error| RequestError::invalid("suffix", error.to_string()))
     }
 
     fn encode_chat(&self, chat: &Chat) -> Result<Vec<u32>, RequestError> {

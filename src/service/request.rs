@@ -1,5 +1,6 @@
 //! A checked request: what the engine runs. It cannot exist invalid, and nobody below checks again.
 
+use super::sampling::{SamplingOptions, SamplingParams};
 use crate::decode::{DecodeOptions, DecodeParams, OptionError};
 
 /// What a model and the server's settings allow; requests are checked against it.
@@ -19,6 +20,20 @@ pub struct Limits {
     pub max_new_tokens: usize,
     /// Most stop strings of a request.
     pub max_stop_strings: usize,
+    /// Longest prompt that is scored, in tokens: each costs a forward pass over the whole prompt.
+    pub max_scored_tokens: usize,
+}
+
+/// Whether the prompt comes before its answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PromptEcho {
+    /// It does not.
+    #[default]
+    Off,
+    /// Its text.
+    Text,
+    /// Its text, and the scores of its tokens if the answer's are told, too.
+    Scored,
 }
 
 /// What a client asks for, parsed but not yet checked. One per sequence.
@@ -26,12 +41,18 @@ pub struct Limits {
 pub struct Draft {
     /// Prompt token ids.
     pub prompt: Vec<u32>,
-    /// Room for the answer, in tokens.
+    /// Room for the answer, in tokens; 0 only if the prompt comes with it.
     pub max_tokens: usize,
+    /// Token ids behind the answer, which fills the gap; empty for none.
+    pub suffix: Vec<u32>,
+    /// Whether the prompt comes with it.
+    pub echo: PromptEcho,
     /// Decoding settings, the client's completed by the server's and the model's.
     pub decode: DecodeOptions,
     /// Noise scale of the guesses; 0 is greedy.
     pub temperature: f64,
+    /// What else the client says about the choice of tokens.
+    pub sampling: SamplingOptions,
     /// Key of the randomness.
     pub seed: u64,
     /// Which of the request's choices, from 0.
@@ -45,8 +66,11 @@ pub struct Draft {
 pub struct GenerateRequest {
     prompt: Vec<u32>,
     max_tokens: usize,
+    suffix: Vec<u32>,
+    echo: PromptEcho,
     decode: DecodeParams,
     temperature: f32,
+    sampling: SamplingParams,
     seed: u64,
     choice: u32,
     stop: Vec<String>,
@@ -90,12 +114,17 @@ impl GenerateRequest {
     /// # Errors
     /// The first value out of range, by name; [`RequestError::TooLong`] if prompt and answer do not fit.
     pub fn new(draft: Draft, limits: &Limits) -> Result<Self, RequestError> {
-        let Draft { prompt, max_tokens, decode, temperature, seed, choice, stop } = draft;
-        check_prompt(&prompt, limits)?;
-        if max_tokens == 0 {
+        let Draft { prompt, max_tokens, suffix, echo, decode, temperature, sampling, seed, choice, stop } =
+            draft;
+        if prompt.is_empty() {
+            return Err(RequestError::invalid("prompt", "must contain at least one token"));
+        }
+        check_given("prompt", &prompt, limits)?;
+        check_given("suffix", &suffix, limits)?;
+        if max_tokens == 0 && echo == PromptEcho::Off {
             return Err(RequestError::invalid("max_tokens", "must be at least 1"));
         }
-        check_lengths(prompt.len(), max_tokens, limits)?;
+        check_lengths(prompt.len() + suffix.len(), max_tokens, limits)?;
         if !(0.0..=2.0).contains(&temperature) {
             return Err(RequestError::invalid("temperature", "must be between 0 and 2"));
         }
@@ -106,10 +135,17 @@ impl GenerateRequest {
         if stop.iter().any(String::is_empty) {
             return Err(RequestError::invalid("stop", "a stop string must not be empty"));
         }
+        let sampling = sampling.resolve(max_tokens, limits)?;
+        let scored = echo == PromptEcho::Scored && sampling.logprobs.is_some();
+        if scored && prompt.len() > limits.max_scored_tokens {
+            let (found, most) = (prompt.len(), limits.max_scored_tokens);
+            let message = format!("the prompt to score is {found} tokens, at most {most} are allowed");
+            return Err(RequestError::TooLong { message });
+        }
         let decode = decode.resolve(max_tokens, limits.vocab)?;
         #[expect(clippy::cast_possible_truncation, reason = "a temperature within 0..=2 needs no f64")]
         let temperature = temperature as f32;
-        Ok(Self { prompt, max_tokens, decode, temperature, seed, choice, stop })
+        Ok(Self { prompt, max_tokens, suffix, echo, decode, temperature, sampling, seed, choice, stop })
     }
 
     /// Prompt token ids, at least one, none of them the mask.
@@ -117,14 +153,24 @@ impl GenerateRequest {
         &self.prompt
     }
 
-    /// Room for the answer, in tokens, at least 1.
+    /// If the prompt is to be scored: how many alternatives per token are told.
+    pub fn scores_prompt(&self) -> Option<usize> {
+        self.sampling.logprobs.filter(|_| self.echo == PromptEcho::Scored)
+    }
+
+    /// Room for the answer, in tokens.
     pub fn max_tokens(&self) -> usize {
         self.max_tokens
     }
 
-    /// Prompt + answer, in tokens.
+    /// Token ids behind the answer; empty for none, none of them the mask.
+    pub fn suffix(&self) -> &[u32] {
+        &self.suffix
+    }
+
+    /// Prompt + answer + suffix, in tokens.
     pub fn canvas(&self) -> usize {
-        self.prompt.len() + self.max_tokens
+        self.prompt.len() + self.max_tokens + self.suffix.len()
     }
 
     /// How to decode.
@@ -135,6 +181,11 @@ impl GenerateRequest {
     /// Noise scale of the guesses, 0 (greedy) to 2.
     pub fn temperature(&self) -> f32 {
         self.temperature
+    }
+
+    /// What is done to the logits, and told of them.
+    pub fn sampling(&self) -> &SamplingParams {
+        &self.sampling
     }
 
     /// Key of the randomness.
@@ -153,21 +204,19 @@ impl GenerateRequest {
     }
 }
 
-fn check_prompt(prompt: &[u32], limits: &Limits) -> Result<(), RequestError> {
-    if prompt.is_empty() {
-        return Err(RequestError::invalid("prompt", "must contain at least one token"));
-    }
-    if let Some(id) = prompt.iter().find(|id| **id as usize >= limits.vocab) {
+fn check_given(param: &str, ids: &[u32], limits: &Limits) -> Result<(), RequestError> {
+    if let Some(id) = ids.iter().find(|id| **id as usize >= limits.vocab) {
         let message = format!("token id {id} is outside the vocabulary of {} tokens", limits.vocab);
-        return Err(RequestError::invalid("prompt", message));
+        return Err(RequestError::invalid(param, message));
     }
-    if prompt.contains(&limits.mask_id) {
+    if ids.contains(&limits.mask_id) {
         let message = format!("must not contain the mask token (id {})", limits.mask_id);
-        return Err(RequestError::invalid("prompt", message));
+        return Err(RequestError::invalid(param, message));
     }
     Ok(())
 }
 
+/// A suffix is part of what is given, as the prompt is.
 fn check_lengths(prompt: usize, answer: usize, limits: &Limits) -> Result<(), RequestError> {
     let too_long = |what: &str, found: usize, limit: usize| {
         Err(RequestError::TooLong {

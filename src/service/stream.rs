@@ -1,8 +1,11 @@
 //! From the blocks of a sequence to text that can no longer change.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::scored::{ScoreTrack, ScoredToken};
 use super::stop::{Piece, StopFinder};
+use crate::decode::TokenScore;
 use crate::engine::{BlockEvent, FinishReason, Progress, Reader, SequenceError};
 use crate::text::{Detokenizer, Tokenizer};
 
@@ -12,11 +15,19 @@ pub enum TextEvent {
     /// The sequence runs.
     Admitted,
     /// A block is done. Its text may be empty: what could still become a stop string or a character is held back.
-    Block(String),
+    Block {
+        /// What came to the text.
+        text: String,
+        /// The scores of the tokens whose text is out, if asked for.
+        tokens: Vec<ScoredToken>,
+    },
     /// The answer is complete.
     Finished {
         /// What was held back.
         text: String,
+        /// The scores that were held back. If a stop string ended the answer, the last token is the last one of which a
+        /// part is in the text.
+        tokens: Vec<ScoredToken>,
         /// Why.
         reason: FinishReason,
         /// Final counts. If a stop string ended the answer, `tokens` ends with the token that completed it.
@@ -33,22 +44,49 @@ pub struct TextStream {
     blocks: Option<Reader>,
     detokenizer: Detokenizer,
     stops: StopFinder,
-    /// Bytes of text found certain, stop strings included.
+    scores: ScoreTrack,
+    /// Bytes of text found certain, without the stop string.
     bytes: usize,
-    last: Option<TextEvent>,
+    echo: Option<Echo>,
+    /// Events that follow the one that was given out last.
+    later: VecDeque<TextEvent>,
+}
+
+/// A prompt that is repeated before its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Echo {
+    /// Its text.
+    pub text: String,
+    /// Its first token, if the tokens' scores are told, too.
+    pub scored: Option<u32>,
 }
 
 impl TextStream {
     /// Read a sequence's blocks as text that ends before the first of the stop strings.
     pub fn new(blocks: Reader, tokenizer: Arc<Tokenizer>, stops: Vec<String>) -> Self {
-        let (detokenizer, stops) = (Detokenizer::new(tokenizer), StopFinder::new(stops));
-        Self { blocks: Some(blocks), detokenizer, stops, bytes: 0, last: None }
+        let (scores, stops) = (ScoreTrack::new(tokenizer.clone()), StopFinder::new(stops));
+        let detokenizer = Detokenizer::new(tokenizer);
+        Self {
+            blocks: Some(blocks),
+            detokenizer,
+            stops,
+            scores,
+            bytes: 0,
+            echo: None,
+            later: VecDeque::new(),
+        }
+    }
+
+    /// With the prompt before the answer.
+    #[must_use]
+    pub fn echoing(self, echo: Echo) -> Self {
+        Self { echo: Some(echo), ..self }
     }
 
     /// The next event, or `None` after the last.
     pub async fn next(&mut self) -> Option<TextEvent> {
-        if let Some(last) = self.last.take() {
-            return Some(last);
+        if let Some(event) = self.later.pop_front() {
+            return Some(event);
         }
         let event = self.blocks.as_mut()?.recv().await;
         Some(self.read(event))
@@ -56,8 +94,8 @@ impl TextStream {
 
     /// As [`Self::next`], on a thread that may wait.
     pub fn blocking_next(&mut self) -> Option<TextEvent> {
-        if let Some(last) = self.last.take() {
-            return Some(last);
+        if let Some(event) = self.later.pop_front() {
+            return Some(event);
         }
         let event = self.blocks.as_mut()?.blocking_recv();
         Some(self.read(event))
@@ -66,8 +104,14 @@ impl TextStream {
     fn read(&mut self, event: Option<BlockEvent>) -> TextEvent {
         // An engine that drops a sequence without a last word has lost it, or its reader was too slow.
         match event.unwrap_or(BlockEvent::Failed(SequenceError::Backend)) {
-            BlockEvent::Admitted => TextEvent::Admitted,
-            BlockEvent::Block { ids, progress } => self.block(&ids, progress),
+            BlockEvent::Admitted => {
+                if let Some(echo) = self.echo.take_if(|echo| echo.scored.is_none()) {
+                    self.later.push_back(TextEvent::Block { text: echo.text, tokens: Vec::new() });
+                }
+                TextEvent::Admitted
+            }
+            BlockEvent::Scored { scores } => self.prompt(scores),
+            BlockEvent::Block { ids, scores, progress } => self.block(&ids, scores, progress),
             BlockEvent::Finished { reason, progress } => self.finish(reason, progress),
             BlockEvent::Failed(error) => {
                 self.blocks = None;
@@ -76,16 +120,28 @@ impl TextStream {
         }
     }
 
-    fn block(&mut self, ids: &[u32], progress: Progress) -> TextEvent {
+    fn prompt(&mut self, scores: Vec<TokenScore>) -> TextEvent {
+        let Some(Echo { text, scored: Some(first) }) = self.echo.take() else {
+            return TextEvent::Block { text: String::new(), tokens: Vec::new() };
+        };
+        let tokens = self.scores.prompt(&text, first, scores);
+        TextEvent::Block { text, tokens }
+    }
+
+    fn block(&mut self, ids: &[u32], scores: Vec<TokenScore>, progress: Progress) -> TextEvent {
+        self.scores.push(scores, ids.len());
         let certain = self.detokenizer.push(ids);
         match self.stops.push(&certain) {
             Piece::Text(text) => {
                 self.bytes += text.len();
-                TextEvent::Block(text)
+                TextEvent::Block { text, tokens: self.scores.within(self.bytes) }
             }
             Piece::Stop { text, stop_bytes } => {
-                self.last = Some(self.stopped(String::new(), text.len() + stop_bytes, progress));
-                TextEvent::Block(text)
+                self.bytes += text.len();
+                let tokens = self.scores.within(self.bytes);
+                let last = self.stopped(String::new(), stop_bytes, progress);
+                self.later.push_back(last);
+                TextEvent::Block { text, tokens }
             }
         }
     }
@@ -96,22 +152,25 @@ impl TextStream {
             Piece::Text(mut text) => {
                 self.blocks = None;
                 text.push_str(&self.stops.finish());
-                TextEvent::Finished { text, reason, progress }
+                TextEvent::Finished { text, tokens: self.scores.rest(), reason, progress }
             }
             Piece::Stop { text, stop_bytes } => {
-                let bytes = text.len() + stop_bytes;
-                self.stopped(text, bytes, progress)
+                self.bytes += text.len();
+                self.stopped(text, stop_bytes, progress)
             }
         }
     }
 
-    /// A stop string ends the answer `bytes` bytes after the text given out; the engine learns it by the reader's leaving.
-    fn stopped(&mut self, text: String, bytes: usize, progress: Progress) -> TextEvent {
+    /// A stop string of `stop_bytes` bytes ends the answer behind the text found certain; the engine learns it by the
+    /// reader's leaving.
+    fn stopped(&mut self, text: String, stop_bytes: usize, progress: Progress) -> TextEvent {
         if let Some(blocks) = self.blocks.take() {
             blocks.leave_content();
         }
-        let tokens = self.detokenizer.tokens_for(self.bytes + bytes).min(progress.tokens);
-        TextEvent::Finished { text, reason: FinishReason::Stop, progress: Progress { tokens, ..progress } }
+        let tokens = self.detokenizer.tokens_for(self.bytes + stop_bytes).min(progress.tokens);
+        let visible = self.scores.begun_within(self.bytes);
+        let progress = Progress { tokens, ..progress };
+        TextEvent::Finished { text, tokens: visible, reason: FinishReason::Stop, progress }
     }
 }
 
@@ -160,7 +219,11 @@ mod tests {
     }
 
     fn block(text: &str, blocks: usize, tokens: usize) -> BlockEvent {
-        BlockEvent::Block { ids: ids(text), progress: progress(blocks, tokens) }
+        BlockEvent::Block { ids: ids(text), scores: Vec::new(), progress: progress(blocks, tokens) }
+    }
+
+    fn text_of(text: &str) -> TextEvent {
+        TextEvent::Block { text: text.to_owned(), tokens: Vec::new() }
     }
 
     #[tokio::test]
@@ -169,11 +232,11 @@ mod tests {
         let (events, sender) = read(&["cde"], blocks).await;
         let last = TextEvent::Finished {
             text: String::new(),
+            tokens: Vec::new(),
             reason: FinishReason::Stop,
             progress: Progress { tokens: 5, ..progress(2, 7) },
         };
-        let expected =
-            [TextEvent::Admitted, TextEvent::Block("ab".into()), TextEvent::Block(String::new()), last];
+        let expected = [TextEvent::Admitted, text_of("ab"), text_of(""), last];
         assert_eq!(events, expected);
         assert!(sender.is_closed() && sender.reader_is_content());
     }
@@ -182,9 +245,42 @@ mod tests {
     async fn text_held_back_comes_with_the_end() {
         let finished = BlockEvent::Finished { reason: FinishReason::Length, progress: progress(1, 3) };
         let (events, _sender) = read(&["cx"], vec![block("abc", 1, 3), finished]).await;
-        let last =
-            TextEvent::Finished { text: "c".into(), reason: FinishReason::Length, progress: progress(1, 3) };
-        assert_eq!(events, [TextEvent::Block("ab".into()), last]);
+        let (reason, progress) = (FinishReason::Length, progress(1, 3));
+        let last = TextEvent::Finished { text: "c".into(), tokens: Vec::new(), reason, progress };
+        assert_eq!(events, [text_of("ab"), last]);
+    }
+
+    /// Blocks of scored letters, read with stop strings: per event the tokens with their offsets.
+    async fn scored(stops: &[&str], blocks: &[&str]) -> Vec<Vec<(String, usize)>> {
+        let score = |id| TokenScore { id, log_probability: -0.5, alternatives: vec![(id, -0.5)] };
+        let one = |text: &&str| {
+            let BlockEvent::Block { ids, progress, .. } = block(text, 1, 1) else { unreachable!() };
+            let scores = ids.iter().copied().map(score).collect();
+            BlockEvent::Block { ids, scores, progress }
+        };
+        let mut written: Vec<BlockEvent> = blocks.iter().map(one).collect();
+        written.push(BlockEvent::Finished { reason: FinishReason::Length, progress: progress(1, 1) });
+        let named = |event| match event {
+            TextEvent::Block { tokens, .. } | TextEvent::Finished { tokens, .. } => tokens
+                .into_iter()
+                .map(|scored| (String::from_utf8(scored.token.bytes).expect("letters"), scored.offset))
+                .collect(),
+            other => panic!("{other:?}"),
+        };
+        read(stops, written).await.0.into_iter().map(named).collect()
+    }
+
+    fn named(tokens: &[(&str, usize)]) -> Vec<(String, usize)> {
+        tokens.iter().map(|(text, offset)| ((*text).to_owned(), *offset)).collect()
+    }
+
+    #[tokio::test]
+    async fn scores_come_with_their_text() {
+        let expected = [named(&[("a", 0), ("b", 1)]), named(&[("c", 2), ("d", 3)]), Vec::new()];
+        assert_eq!(scored(&["cx"], &["abc", "d"]).await, expected);
+        assert_eq!(scored(&["cx"], &["abc"]).await, [named(&[("a", 0), ("b", 1)]), named(&[("c", 2)])]);
+        // What belongs to the stop string alone is not shown.
+        assert_eq!(scored(&["cd"], &["abc", "de"]).await[1..], [Vec::new(), Vec::new()]);
     }
 
     #[tokio::test]

@@ -150,6 +150,22 @@ mod tests {
         assert_eq!([0, 1, 3, 9].map(|bytes| detokenizer.tokens_for(bytes)), [0, 1, 3, 4]);
     }
 
+    #[test]
+    fn the_bytes_of_tokens_make_the_text() {
+        let of = |tokenizer: &Tokenizer, ids: &[u32]| -> Vec<u8> {
+            ids.iter().flat_map(|id| tokenizer.token_bytes(*id)).collect()
+        };
+        let tokenizer = byte_level();
+        assert_eq!(of(&tokenizer, &tokenizer.encode(" a你\n").expect("bytes")), " a你\n".as_bytes());
+        let tokenizer = byte_fallback();
+        // A token that begins a word has its space, also alone.
+        assert_eq!(of(&tokenizer, &[1, 3, 6 + 0xC3, 6 + 0xA9, 5]), "a theé你".as_bytes());
+        assert_eq!(of(&tokenizer, &[0]), b"<eos>");
+        let tokenizer = word_piece();
+        assert_eq!(of(&tokenizer, &[2, 3, 5]), b" unable word");
+        assert_eq!(of(&tokenizer, &[9999]), b"");
+    }
+
     fn blocks() -> impl Strategy<Value = Vec<Vec<u32>>> {
         prop::collection::vec(prop::collection::vec(0..300_u32, 0..6), 0..8)
     }

@@ -1,5 +1,6 @@
 //! Messages to text, text to token ids, and back.
 
+mod byte_level;
 pub mod chat_template;
 pub mod detokenizer;
 
@@ -18,6 +19,10 @@ pub struct Tokenizer {
     bytes: HashSet<u32>,
     /// Tokens that decoding leaves out.
     special: HashSet<u32>,
+    /// Tokens beside the model's own vocabulary: they are spelled as they are.
+    added: HashSet<u32>,
+    /// Whether names are spelled in GPT-2's alphabet.
+    byte_level: bool,
     longest: usize,
 }
 
@@ -52,14 +57,18 @@ impl Tokenizer {
         let reads_bytes = inner
             .token_to_id("<0x61>")
             .is_some_and(|id| inner.decode(&[id], true).is_ok_and(|text| text == "a"));
+        let byte_level = inner
+            .token_to_id("\u{120}")
+            .is_some_and(|id| inner.decode(&[id], true).is_ok_and(|text| text == " "));
         let bytes = match reads_bytes {
             true => (0..=255_u8).filter_map(|byte| inner.token_to_id(&format!("<0x{byte:02X}>"))).collect(),
             false => HashSet::new(),
         };
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
+        let added = added.keys().copied().collect();
         let longest = inner.get_vocab(true).keys().map(String::len).max().unwrap_or(1);
-        Ok(Self { inner, bytes, special, longest })
+        Ok(Self { inner, bytes, special, added, byte_level, longest })
     }
 
     /// Token ids of a prompt, with what the tokenizer adds to one (a beginning-of-text token, say).
@@ -109,6 +118,33 @@ impl Tokenizer {
     /// How the vocabulary spells a token.
     pub fn name(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
+    }
+
+    /// Whether decoding leaves the token out.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special.contains(&id)
+    }
+
+    /// What a token stands for within a text, a special token for its name; nothing if the vocabulary has no such token.
+    /// Joined, the bytes of an ordinary text's tokens are the text, but for what a decoder does at its beginning.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let Some(name) = self.name(id) else { return Vec::new() };
+        if self.added.contains(&id) {
+            return name.into_bytes();
+        }
+        if self.bytes.contains(&id)
+            && let Some(byte) = name.get(3..5).and_then(|hex| u8::from_str_radix(hex, 16).ok())
+        {
+            return vec![byte];
+        }
+        if self.byte_level
+            && let Some(bytes) = byte_level::spelled(&name)
+        {
+            return bytes;
+        }
+        // Decoders treat the first token in their own way: it is the second one that counts.
+        let (once, twice) = (self.decode_with_special(&[id]), self.decode_with_special(&[id, id]));
+        twice.strip_prefix(&once).unwrap_or(&once).as_bytes().to_vec()
     }
 
     /// How many of the last tokens may read differently once more tokens follow: a run of byte tokens is decoded as a

@@ -176,6 +176,8 @@ async fn bad_values_are_named_by_their_path() {
         (json!({"messages": user("a"), "continue_final_message": true}), "continue_final_message"),
         (json!({"messages": user("a"), "stream_options": {}}), "stream_options"),
         (json!({"messages": user("a"), "n": 65}), "n"),
+        (json!({"messages": user("a"), "logprobs": true, "top_logprobs": 21}), "top_logprobs"),
+        (json!({"messages": user("a"), "top_logprobs": 2}), "top_logprobs"),
         (json!({"messages": user("a"), "diffusion": {"k_soft": 0}}), "diffusion.k_soft"),
     ] {
         let reply = ask(&server, &body).await;
@@ -199,10 +201,8 @@ async fn what_cannot_be_honored_is_refused_with_the_reason() {
         ("tools", json!([{"type": "function", "function": {"name": "f"}}])),
         ("tool_choice", json!("required")),
         ("response_format", json!({"type": "json_object"})),
-        ("logprobs", json!(true)),
         ("modalities", json!(["text", "audio"])),
         ("guided_regex", json!("a+")),
-        ("top_p", json!(0.5)),
     ] {
         let reply = ask(&server, &json!({"messages": user("a"), param: value})).await;
         assert_eq!(refusal(&reply), (json!(param), json!("unsupported_parameter")));

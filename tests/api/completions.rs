@@ -146,7 +146,7 @@ async fn null_is_absent_and_unknown_fields_are_ignored() {
 async fn neutral_values_of_unsupported_parameters_are_accepted() {
     let body = json!({"prompt": "hi", "n": 2, "best_of": 2, "echo": false, "logit_bias": {}, "suffix": "", "top_p": 1,
                       "presence_penalty": 0, "frequency_penalty": 0.0, "user": "me", "seed": -5, "temperature": 0.5,
-                      "repetition_penalty": 1.0, "top_k": -1, "min_p": 0, "min_tokens": 0, "use_beam_search": false});
+                      "repetition_penalty": 1.0, "top_k": -1, "min_p": 0, "min_tokens": 0, "ignore_eos": false, "use_beam_search": false});
     assert_eq!(server().completed(body).await["choices"][1]["text"], "hi");
 }
 
@@ -203,4 +203,19 @@ async fn a_request_without_a_seed_gets_one_and_is_told() {
         seeds.push(seed(0));
     }
     assert_ne!(seeds[0], seeds[1]);
+}
+
+#[tokio::test]
+async fn the_gap_before_a_suffix_is_the_answer() {
+    let server = server();
+    let ask = json!({"prompt": "hello", "suffix": "end", "max_tokens": 12});
+    let body = server.completed(ask.clone()).await;
+    assert_eq!(body["choices"][0]["text"], "hello");
+    assert_eq!(body["usage"], json!({"prompt_tokens": 9, "completion_tokens": 6, "total_tokens": 15}));
+    let mut exact = ask;
+    exact["max_tokens"] = json!(5);
+    exact["echo"] = json!(true);
+    let body = server.completed(exact).await;
+    assert_eq!(body["choices"][0]["text"], "hellohello");
+    assert_eq!(body["choices"][0]["finish_reason"], "length");
 }

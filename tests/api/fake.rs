@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use evotoken::engine::batch::{Backend, BackendError, SlotId, StepBatch, StepOutput};
+use evotoken::engine::batch::{Backend, BackendError, Segment, SlotId, StepBatch, StepOutput};
 use evotoken::text::Tokenizer;
 use serde_json::{Value, json};
 
@@ -138,6 +138,24 @@ impl FakeBackend {
         let spoken: Vec<u32> = prompt.iter().copied().filter(|id| *id != BOS).collect();
         spoken.get(position - prompt.len()).copied().unwrap_or(EOS)
     }
+
+    /// The same with the sequence's adjustments: the second choice is `$`.
+    fn wished(&self, segment: &Segment, position: usize) -> u32 {
+        let mut logits = vec![0.0; VOCAB];
+        logits[letter('$') as usize] = 1.0;
+        logits[self.answer(segment.slot, position) as usize] = 9.0;
+        if let Some(adjustment) = segment.sampling.as_ref().and_then(|sampling| sampling.adjustment.as_ref())
+        {
+            adjustment.apply(&mut logits, position);
+        }
+        let best = (0..).zip(logits).max_by(|(_, a), (_, b)| a.total_cmp(b));
+        best.expect("a vocabulary").0
+    }
+}
+
+/// The token that is scored.
+fn given(segment: &Segment) -> Option<u32> {
+    segment.sampling.as_ref().and_then(|sampling| sampling.given)
 }
 
 impl Backend for FakeBackend {
@@ -165,15 +183,19 @@ impl Backend for FakeBackend {
         }
         self.count(|counts| &counts.ticks);
         let mut row = 0;
+        // Tokens before the first mask of each segment.
+        let mut seen: Vec<Vec<u32>> = Vec::new();
         for segment in &batch.segments {
             let fed = |row: usize| batch.row(row)[0].0;
-            let prompt = || (row..row + segment.window.len()).map(fed).take_while(|id| *id != MASK).collect();
-            self.prompts.entry(segment.slot).or_insert_with(prompt);
+            seen.push((row..row + segment.window.len()).map(fed).take_while(|id| *id != MASK).collect());
+            if given(segment).is_none() {
+                self.prompts.entry(segment.slot).or_insert_with(|| seen[seen.len() - 1].clone());
+            }
             row += segment.window.len();
         }
         let asked = |marker: char| {
-            self.markers
-                && batch.segments.iter().any(|segment| self.prompts[&segment.slot].contains(&letter(marker)))
+            let mut prompts = batch.segments.iter().filter_map(|segment| self.prompts.get(&segment.slot));
+            self.markers && prompts.any(|prompt| prompt.contains(&letter(marker)))
         };
         assert!(!asked(PANIC), "the fake was asked to panic");
         if asked(FAIL) {
@@ -183,14 +205,19 @@ impl Backend for FakeBackend {
             std::thread::sleep(SLOW_STEP);
         }
         let mut output = StepOutput { top_k: batch.top_k, ..StepOutput::default() };
-        for segment in &batch.segments {
+        for (segment, seen) in batch.segments.iter().zip(seen) {
             for position in segment.targets.clone() {
-                let token = self.answer(segment.slot, position);
-                output.guesses.push((token, 0.95));
-                output.candidates.push((token, 0.95));
-                output
-                    .candidates
-                    .extend((1..batch.top_k).map(|rank| (FIRST_BYTE + rank as u32 % 256, 0.0001)));
+                if let Some(token) = given(segment) {
+                    assert_eq!(seen.len(), position, "everything from the scored token on is masked");
+                    let best = (letter('$'), 0.5);
+                    let given = if token == best.0 { best } else { (token, 0.25) };
+                    let top = [best, (letter('%'), 0.25), (letter('&'), 0.1)];
+                    output.push_row(given, top.into_iter().take(batch.top_k));
+                    continue;
+                }
+                let token = self.wished(segment, position);
+                let others = (1..batch.top_k as u32).map(|rank| (FIRST_BYTE + rank % 256, 0.01));
+                output.push_row((token, 0.95), std::iter::once((token, 0.95)).chain(others));
             }
         }
         Ok(output)

@@ -4,13 +4,16 @@ mod chat;
 mod completions;
 mod connections;
 mod description;
+mod echo;
 mod ends;
 mod fake;
 mod hostile;
+mod logprobs;
 #[path = "../hostile/memory.rs"]
 mod memory;
 mod operations;
 mod refusals;
+mod sampling;
 #[path = "../hostile/spoil.rs"]
 mod spoil;
 mod tokens;
@@ -109,6 +112,7 @@ impl Plan {
             max_prompt_tokens: settings.limits.max_prompt_tokens,
             max_new_tokens: settings.limits.max_new_tokens,
             max_stop_strings: settings.limits.max_stop_strings,
+            max_scored_tokens: settings.limits.max_scored_tokens,
         };
         let service = Service::new(ServiceParts {
             name: "lab/echo".to_owned(),

@@ -1,5 +1,6 @@
 //! Every row of the error table, and input that is wrong in other ways.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -54,6 +55,12 @@ async fn wrong_types_are_named_by_their_path() {
         (json!({"prompt": "a", "max_tokens": "ten"}), json!("max_tokens")),
         (json!({"prompt": "a", "max_tokens": 1.5}), json!("max_tokens")),
         (json!({"prompt": "a", "stream": "yes"}), json!("stream")),
+        (json!({"prompt": "a", "ignore_eos": "yes"}), json!("ignore_eos")),
+        (json!({"prompt": "a", "min_tokens": "2"}), json!("min_tokens")),
+        (json!({"prompt": "a", "logit_bias": [5]}), json!("logit_bias")),
+        (json!({"prompt": "a", "logit_bias": {"5": "x"}}), json!("logit_bias.5")),
+        (json!({"prompt": "a", "top_k": 1.5}), json!("top_k")),
+        (json!({"prompt": "a", "logprobs": true}), json!("logprobs")),
         (json!({"prompt": "a", "stop": {"a": 1}}), json!("stop")),
         (json!({"prompt": "a", "diffusion": {"steps": "8"}}), json!("diffusion.steps")),
         (
@@ -69,6 +76,7 @@ async fn wrong_types_are_named_by_their_path() {
 async fn bad_values_are_named_by_their_path() {
     let server = server();
     let prompt = "a";
+    let many: BTreeMap<String, i32> = (0..301).map(|id| (id.to_string(), 1)).collect();
     for (body, param) in [
         (json!({}), "prompt"),
         (json!({"prompt": []}), "prompt"),
@@ -89,6 +97,27 @@ async fn bad_values_are_named_by_their_path() {
         (json!({"prompt": prompt, "temperature": -0.1}), "temperature"),
         (json!({"prompt": prompt, "stop": ["a", "b", "c", "d", "e"]}), "stop"),
         (json!({"prompt": prompt, "stop": ""}), "stop"),
+        (json!({"prompt": prompt, "max_tokens": 8, "min_tokens": 9}), "min_tokens"),
+        (json!({"prompt": prompt, "min_tokens": -1}), "min_tokens"),
+        (json!({"prompt": prompt, "n": 3, "best_of": 2}), "best_of"),
+        (json!({"prompt": prompt, "best_of": 2, "stream": true}), "best_of"),
+        (json!({"prompt": prompt, "best_of": 65}), "best_of"),
+        (json!({"prompt": prompt, "best_of": -1}), "best_of"),
+        (json!({"prompt": prompt, "suffix": "a<mask>b"}), "suffix"),
+        (json!({"prompt": prompt, "logprobs": 6}), "logprobs"),
+        (json!({"prompt": prompt, "logprobs": -1}), "logprobs"),
+        (json!({"prompt": prompt, "presence_penalty": 2.1}), "presence_penalty"),
+        (json!({"prompt": prompt, "frequency_penalty": -2.1}), "frequency_penalty"),
+        (json!({"prompt": prompt, "repetition_penalty": 0}), "repetition_penalty"),
+        (json!({"prompt": prompt, "repetition_penalty": 1e-60}), "repetition_penalty"),
+        (json!({"prompt": prompt, "top_p": 1.1}), "top_p"),
+        (json!({"prompt": prompt, "top_p": -0.1}), "top_p"),
+        (json!({"prompt": prompt, "min_p": 1.5}), "min_p"),
+        (json!({"prompt": prompt, "top_k": -2}), "top_k"),
+        (json!({"prompt": prompt, "logit_bias": {"5": 100.5}}), "logit_bias"),
+        (json!({"prompt": prompt, "logit_bias": {"five": 1}}), "logit_bias"),
+        (json!({"prompt": prompt, "logit_bias": {"99999": 1}}), "logit_bias"),
+        (json!({"prompt": prompt, "logit_bias": many}), "logit_bias"),
         (json!({"prompt": prompt, "stream_options": {}}), "stream_options"),
         (json!({"prompt": prompt, "max_tokens": 8, "diffusion": {"steps": 1}}), "diffusion.steps"),
         (json!({"prompt": prompt, "diffusion": {"steps": -1}}), "diffusion.steps"),
@@ -115,19 +144,6 @@ async fn bad_values_are_named_by_their_path() {
 async fn parameters_that_cannot_be_honored() {
     let server = server();
     for (param, value) in [
-        ("best_of", json!(2)),
-        ("echo", json!(true)),
-        ("logprobs", json!(0)),
-        ("logit_bias", json!({"50": -100})),
-        ("suffix", json!("end")),
-        ("top_p", json!(0.9)),
-        ("presence_penalty", json!(0.5)),
-        ("frequency_penalty", json!(-0.5)),
-        ("repetition_penalty", json!(1.1)),
-        ("top_k", json!(5)),
-        ("min_p", json!(0.1)),
-        ("min_tokens", json!(2)),
-        ("ignore_eos", json!(true)),
         ("use_beam_search", json!(true)),
         ("prompt_logprobs", json!(0)),
         ("guided_choice", json!(["a", "b"])),
@@ -140,11 +156,17 @@ async fn parameters_that_cannot_be_honored() {
 
 #[tokio::test]
 async fn what_does_not_fit() {
-    let server = Plan::with(|plan| plan.settings.engine.kv_bytes = 1000).start();
+    let server = Plan::with(|plan| {
+        plan.settings.engine.kv_bytes = 1000;
+        plan.settings.limits.max_scored_tokens = 10;
+    })
+    .start();
     for body in [
+        json!({"prompt": "a".repeat(10), "max_tokens": 1, "echo": true, "logprobs": 0}),
         json!({"prompt": "a".repeat(100)}),
         json!({"prompt": "a".repeat(1 << 20)}),
         json!({"prompt": "a", "max_tokens": 91}),
+        json!({"prompt": "a", "suffix": "b".repeat(99)}),
         json!({"prompt": "a".repeat(60), "max_tokens": 80}),
         json!({"prompt": "a".repeat(60), "max_tokens": 50}),
         json!({"prompt": "a", "max_tokens": i64::MAX}),

@@ -60,6 +60,61 @@ async def concurrent(url, model, answer):
     assert all(chat.choices[0].message.content == answer for chat in chats), chats
 
 
+def scores(client, model):
+    """What is told of tokens, in both shapes."""
+    ask = {"model": model, "prompt": QUESTION, "max_tokens": 32}
+    whole = client.completions.create(**ask, logprobs=2).choices[0]
+    tokens = whole.logprobs.tokens
+    assert "".join(tokens[:-1]) == whole.text and tokens[-1] == "<eos>", whole
+    places = zip(tokens, whole.logprobs.token_logprobs, whole.logprobs.top_logprobs, strict=True)
+    assert all(top[token] == score <= 0 and len(top) in (2, 3) for token, score, top in places), whole
+    chunks = list(client.completions.create(**ask, logprobs=2, stream=True, extra_body=DIFFUSION))
+    streamed = [token for chunk in chunks for token in chunk.choices[0].logprobs.tokens]
+    assert streamed == tokens, chunks
+    chat = client.chat.completions.create(
+        model=model, messages=MESSAGES, max_completion_tokens=32, logprobs=True, top_logprobs=3
+    ).choices[0]
+    content = chat.logprobs.content
+    assert bytes(byte for token in content for byte in token.bytes).decode() == chat.message.content, chat
+    assert all(token.top_logprobs[0].logprob >= token.logprob for token in content), chat
+
+
+def scoring(client, model):
+    """The way of evaluation harnesses: which of two continuations is more probable?"""
+
+    def score(text):
+        found = client.completions.create(model=model, prompt=text, max_tokens=1, echo=True, logprobs=1, temperature=0)
+        logprobs = found.choices[0].logprobs
+        assert logprobs.token_logprobs[0] is None and found.choices[0].text.startswith(text), found
+        start = next(n for n, offset in enumerate(logprobs.text_offset) if offset >= len(QUESTION))
+        return sum(logprobs.token_logprobs[start:-1])
+
+    right, wrong = score(QUESTION + "(93+30)-100"), score(QUESTION + "(93*30)-100")
+    assert wrong < right <= 0, (right, wrong)
+
+
+def choices(client, model):
+    """Parameters that change which tokens are chosen."""
+
+    def text(**parameters):
+        return client.completions.create(**{"model": model, "prompt": QUESTION, "max_tokens": 32} | parameters)
+
+    plain = text().choices[0].text
+    assert text(temperature=1.5, top_p=0.0, seed=1).choices[0].text == plain
+    assert text(temperature=1.5, seed=1, extra_body={"top_k": 1}).choices[0].text == plain
+    full = text(max_tokens=12, extra_body={"ignore_eos": True})
+    assert full.usage.completion_tokens == 12 and full.choices[0].finish_reason == "length", full
+    tokenize = str(client.base_url).removesuffix("v1/") + "tokenize"
+    plus = client.post(tokenize, body={"prompt": "+", "add_special_tokens": False}, cast_to=dict)
+    assert "+" in plain and "+" not in text(logit_bias={str(plus["tokens"][0]): -100}).choices[0].text
+    best = text(n=2, best_of=5, temperature=1.0, seed=3, logprobs=0)
+    means = [sum(c.logprobs.token_logprobs) / len(c.logprobs.token_logprobs) for c in best.choices]
+    assert len(means) == 2 and means[0] >= means[1], best
+    gap = text(prompt="Numbers: [30, 100, 93]\nTarget: ", suffix="(93+30)-100", max_tokens=2)
+    assert gap.usage.completion_tokens <= 2, gap
+    text(presence_penalty=1.0, frequency_penalty=1.0, extra_body={"repetition_penalty": 1.2, "min_tokens": 3})
+
+
 def refusals(client, model):
     create = client.chat.completions.create
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
@@ -78,6 +133,9 @@ def main():
     answer = whole(client, model)
     streams(client, model)
     asyncio.run(concurrent(url, model, answer))
+    scores(client, model)
+    scoring(client, model)
+    choices(client, model)
     refusals(client, model)
     print(f"openai {openai.__version__}: passed")
 

@@ -11,15 +11,16 @@ use evotoken::decode::{Attention, Boundary, CacheMode, DecodeOptions, Method, St
 use evotoken::engine::batch::{Backend, BackendError, SlotId, StepBatch, StepOutput};
 use evotoken::engine::{EngineHandle, EngineLimits, ModelInfo, start};
 use evotoken::model::{ModelConfig, ModelSource};
-use evotoken::service::request::{Draft, GenerateRequest, Limits};
+use evotoken::service::SamplingOptions;
+use evotoken::service::request::{Draft, GenerateRequest, Limits, PromptEcho};
 use evotoken::telemetry::metrics::Metrics;
 use proptest::prelude::*;
 
-const MASK: u32 = 101;
+pub const MASK: u32 = 101;
 const EOS: u32 = 1;
-const VOCAB: usize = 160;
+pub const VOCAB: usize = 160;
 
-fn fixture(path: &str) -> PathBuf {
+pub fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
 }
 
@@ -70,7 +71,42 @@ fn engine(backend: CandleBackend, slots: usize, rows_per_tick: usize) -> EngineH
     start(backend, model, limits, Arc::new(Metrics::new())).unwrap()
 }
 
+/// What may be asked for beside decoding, everything at random.
+fn wishes() -> impl Strategy<Value = SamplingOptions> {
+    let bias = proptest::collection::vec((0..VOCAB as u32, -20.0f64..20.0), 0..6);
+    let bounds = (proptest::option::of(0usize..24), any::<bool>());
+    let filters = (
+        proptest::option::of(0.0f64..1.0),
+        proptest::option::of(-1i64..12),
+        proptest::option::of(0.0f64..0.5),
+    );
+    let penalties = (
+        proptest::option::of(0.5f64..2.0),
+        proptest::option::of(-2.0f64..2.0),
+        proptest::option::of(-2.0f64..2.0),
+    );
+    let all = (bounds, bias, filters, penalties, proptest::option::of(0usize..8));
+    all.prop_map(|(bounds, logit_bias, filters, penalties, logprobs)| {
+        let (min_tokens, ignore_eos) = bounds;
+        let (top_p, top_k, min_p) = filters;
+        let (repetition_penalty, frequency_penalty, presence_penalty) = penalties;
+        SamplingOptions {
+            min_tokens,
+            ignore_eos,
+            logit_bias,
+            top_p,
+            top_k,
+            min_p,
+            repetition_penalty,
+            frequency_penalty,
+            presence_penalty,
+            logprobs,
+        }
+    })
+}
+
 fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
+    let echo = prop_oneof![Just(PromptEcho::Off), Just(PromptEcho::Text), Just(PromptEcho::Scored)];
     let one = (
         proptest::collection::vec(2u32..100, 1..30),
         1usize..24,
@@ -80,9 +116,20 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
         prop_oneof![Just(None), (0.05f64..1.0).prop_map(Some)],
         prop_oneof![Just(0.0), Just(0.8)],
         any::<u64>(),
+        (wishes(), echo, proptest::collection::vec(2u32..100, 0..6)),
     );
-    let one =
-        one.prop_map(|(prompt, max_tokens, method, cache, block_length, threshold, temperature, seed)| {
+    let one = one.prop_map(
+        |(
+            prompt,
+            max_tokens,
+            method,
+            cache,
+            block_length,
+            threshold,
+            temperature,
+            seed,
+            (wishes, echo, suffix),
+        )| {
             let decode = DecodeOptions {
                 method: Some(method),
                 steps: threshold.is_none().then(|| max_tokens.div_ceil(block_length) + max_tokens / 2),
@@ -92,6 +139,8 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
                 boundary: Some(if seed % 2 == 0 { Boundary::Hard } else { Boundary::Lagged }),
                 ..DecodeOptions::default()
             };
+            let sampling =
+                SamplingOptions { min_tokens: wishes.min_tokens.map(|n| n.min(max_tokens)), ..wishes };
             let limits = Limits {
                 vocab: VOCAB,
                 mask_id: MASK,
@@ -100,10 +149,24 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
                 max_prompt_tokens: 512,
                 max_new_tokens: 512,
                 max_stop_strings: 0,
+                max_scored_tokens: 512,
             };
-            let draft = Draft { prompt, max_tokens, decode, temperature, seed, choice: 0, stop: vec![] };
+            let stop = vec![];
+            let draft = Draft {
+                prompt,
+                max_tokens,
+                suffix,
+                echo,
+                decode,
+                temperature,
+                sampling,
+                seed,
+                choice: 0,
+                stop,
+            };
             GenerateRequest::new(draft, &limits).unwrap()
-        });
+        },
+    );
     proptest::collection::vec(one, 2..17)
 }
 
@@ -116,11 +179,10 @@ fn holds(
     budget: usize,
 ) -> Result<(), TestCaseError> {
     let alone = engine(model(), 1, 1 << 16);
-    let alone: Vec<_> =
-        requests.iter().map(|r| super::answer(&super::events(super::one(&alone, r.clone())))).collect();
+    let alone: Vec<_> = requests.iter().map(|r| super::events(super::one(&alone, r.clone()))).collect();
     let crowd = engine(model(), slots, budget);
     let readers = crowd.submit(requests.to_vec(), None).unwrap();
-    let together: Vec<_> = readers.into_iter().map(|r| super::answer(&super::events(r))).collect();
+    let together: Vec<_> = readers.into_iter().map(super::events).collect();
     prop_assert_eq!(alone, together);
     Ok(())
 }

@@ -128,7 +128,8 @@ pub fn output(batch: &StepBatch) -> StepOutput {
                 continue;
             }
             let others = (1..batch.top_k as u32).map(|rank| (rank + 2, 0.01));
-            let best = (token_at(position), 0.95);
+            let given = segment.sampling.as_ref().and_then(|sampling| sampling.given);
+            let best = (given.unwrap_or(token_at(position)), 0.95);
             output.push_row(best, std::iter::once(best).chain(others));
         }
     }

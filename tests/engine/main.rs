@@ -4,8 +4,10 @@
 
 mod batching;
 mod fake;
+mod infilling;
 mod long;
 mod schedules;
+mod scoring;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver as Seen, Sender, channel};
@@ -17,7 +19,8 @@ use evotoken::engine::{
     BlockEvent, EngineHandle, EngineLimits, FinishReason, ModelInfo, Progress, SequenceError, SubmitError,
     start,
 };
-use evotoken::service::request::{Draft, GenerateRequest, Limits};
+use evotoken::service::SamplingOptions;
+use evotoken::service::request::{Draft, GenerateRequest, Limits, PromptEcho};
 use evotoken::telemetry::metrics::Metrics;
 use fake::FakeBackend;
 
@@ -56,8 +59,11 @@ fn empty() -> Draft {
     Draft {
         prompt: vec![],
         max_tokens: 0,
+        suffix: vec![],
+        echo: PromptEcho::Off,
         decode: DecodeOptions::default(),
         temperature: 0.0,
+        sampling: SamplingOptions::default(),
         seed: 0,
         choice: 0,
         stop: vec![],
@@ -73,6 +79,7 @@ fn draft(draft: Draft) -> GenerateRequest {
         max_prompt_tokens: 1000,
         max_new_tokens: 1000,
         max_stop_strings: 4,
+        max_scored_tokens: 100,
     };
     GenerateRequest::new(draft, &limits).unwrap()
 }

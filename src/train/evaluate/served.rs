@@ -10,8 +10,10 @@ use crate::backend::device::DeviceChoice;
 use crate::decode::Attention;
 use crate::engine::{self, EngineLimits, FinishReason, ModelInfo, Progress};
 use crate::model::{ModelConfig, ModelSource};
-use crate::service::request::Limits;
-use crate::service::{Ask, GenerationDefaults, Prompts, Service, ServiceParts, TextEvent, TextStream};
+use crate::service::request::{Limits, PromptEcho};
+use crate::service::{
+    Ask, GenerationDefaults, Prompts, SamplingOptions, Service, ServiceParts, TextEvent, TextStream,
+};
 use crate::telemetry::Metrics;
 use crate::text::Tokenizer;
 use crate::train::network::Weights;
@@ -86,6 +88,7 @@ impl Served {
             max_prompt_tokens: config.max_positions,
             max_new_tokens: config.max_positions,
             max_stop_strings: 0,
+            max_scored_tokens: 0,
         };
         let bounds = EngineLimits {
             queue: usize::MAX,
@@ -133,7 +136,10 @@ impl Served {
             },
             choices: 1,
             max_tokens: Some(setting.max_tokens),
+            suffix: None,
+            echo: PromptEcho::Off,
             temperature: Some(setting.temperature),
+            sampling: SamplingOptions::default(),
             seed: Some(setting.seed.wrapping_add(index)),
             stop: Vec::new(),
             decode: setting.decode,
@@ -151,8 +157,8 @@ pub fn wait(mut stream: TextStream) -> Result<Answer> {
     while let Some(event) = stream.blocking_next() {
         match event {
             TextEvent::Admitted => {}
-            TextEvent::Block(text) => answer.push_str(&text),
-            TextEvent::Finished { text, reason, progress } => {
+            TextEvent::Block { text, .. } => answer.push_str(&text),
+            TextEvent::Finished { text, reason, progress, .. } => {
                 answer.push_str(&text);
                 return Ok(Answer { text: answer, reason, progress });
             }
