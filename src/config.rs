@@ -108,7 +108,7 @@ impl Settings {
             }
             None => None,
         };
-        Self::from_layers(text, std::env::vars().collect(), flags)
+        Self::from_layers(text, environment()?, flags)
     }
 
     /// As [`Self::load`], from a file's (place, text) and given environment variables.
@@ -258,6 +258,21 @@ fn read(
         };
         SettingsError::new(place, message)
     })
+}
+
+/// The environment, without what is no text and none of ours.
+fn environment() -> Result<HashMap<String, String>, SettingsError> {
+    let mut texts = HashMap::new();
+    for (name, value) in std::env::vars_os() {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => drop(texts.insert(name, value)),
+            (Ok(name), Err(_)) if name.starts_with("EVOTOKEN__") => {
+                return Err(SettingsError::new("environment", format!("{name} is not valid UTF-8")));
+            }
+            _ => {}
+        }
+    }
+    Ok(texts)
 }
 
 /// The library makes a whole number of any: of `inf` the largest, of `true` one.

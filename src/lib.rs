@@ -23,11 +23,12 @@
 //! # Words
 //!
 //! - **block**: a diffusion block of the answer (a transformer block is a *layer*, memory of a sequence a *slot*).
-//! - **step**: one denoising step of one sequence: one forward pass, 1 **NFE** (number of function evaluations).
-//! - **tick**: one turn of the engine loop; it carries one step of every scheduled sequence.
+//! - **step**: one denoising step of one sequence: one forward pass, 1 **NFE** (number of function evaluations); scoring a
+//!   prompt takes steps that are none.
+//! - **tick**: one turn of the engine loop; it carries a step of every scheduled sequence, or some layers of a long one.
 //! - **update**: one optimizer step in training.
 //! - **window**: the canvas positions that a step feeds in.
-//! - **canvas**: prompt + room for the answer.
+//! - **canvas**: prompt + room for the answer + suffix.
 //! - **refresh** / **refinement**: a step that recomputes the K/V cache / that reads it.
 //! - **soft token**: a weighted mixture of embeddings. **revision**: a soft position whose token changed.
 //! - **mask**: the mask token; never an attention mask.

@@ -154,9 +154,10 @@ pub fn count(param: &str, value: Option<i64>) -> Result<Option<usize>, ApiError>
 /// # Errors
 /// A key is no token id.
 pub fn logit_bias(entries: Option<BTreeMap<String, f64>>) -> Result<Vec<(u32, f64)>, ApiError> {
-    let entry = |(key, bias): (String, f64)| match key.parse() {
-        Ok(id) => Ok((id, bias)),
-        Err(_) => Err(ApiError::invalid("logit_bias", format!("{key:?} is no token id"))),
+    // One spelling per id, or two keys could mean the same token.
+    let entry = |(key, bias): (String, f64)| match key.parse::<u32>() {
+        Ok(id) if id.to_string() == key => Ok((id, bias)),
+        _ => Err(ApiError::invalid("logit_bias", format!("{key:?} is no token id"))),
     };
     entries.unwrap_or_default().into_iter().map(entry).collect()
 }

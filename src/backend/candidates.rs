@@ -70,7 +70,7 @@ fn row_candidates(
     let candidate = |id: u32, logit: f32| Candidate {
         id,
         probability: (f64::from(logit - max).exp() / sum) as f32,
-        log_probability: (f64::from(logit - max) - log_sum) as f32,
+        log_probability: (f64::from(logit) - f64::from(max) - log_sum).max(f64::from(f32::MIN)) as f32,
     };
     let guess = match sampling {
         Some(RowSampling { sampling: Sampling { given: Some(token), .. }, .. }) => *token,

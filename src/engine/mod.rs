@@ -140,8 +140,8 @@ impl EngineHandle {
         let (mut tickets, mut readers) = (Vec::new(), Vec::new());
         let queued_at = Instant::now();
         for request in requests {
-            // Room for the first and the last event, whatever the setting.
-            let (events, reader) = reader::events(self.limits.event_buffer.max(3));
+            // Room for what may come before a reader has run (admitted, scores, a block, the end), whatever the setting.
+            let (events, reader) = reader::events(self.limits.event_buffer.max(4));
             let place = places.split(1).ok_or_else(|| full.clone())?;
             tickets.push((Ticket { request, events, queued_at, deadline }, place));
             readers.push(reader);

@@ -32,11 +32,9 @@ pub(super) fn choose(candidates: &[Candidate], budget: usize, cut: bool) -> Turn
     let under_way = order.iter().copied().find(|i| candidates[*i].long);
     let too_long = |i: &usize| cut && candidates[*i].rows > budget;
     let long = under_way.or_else(|| order.first().copied().filter(too_long));
-    let mut share = budget;
-    if long.is_some() {
-        order.retain(|i| Some(*i) != long && candidates[*i].rows <= budget);
-        share = budget.div_ceil(2);
-    }
+    // A step that is to be cut waits for its turn, and holds up nobody behind it.
+    order.retain(|i| Some(*i) != long && !too_long(i));
+    let share = if long.is_some() { budget.div_ceil(2) } else { budget };
     let mut rows = 0;
     let fits = |i: &usize| {
         let first = rows == 0;
@@ -71,8 +69,8 @@ mod tests {
         // Under way: it stays the one, however long others have waited; those that are too long wait, the rest share.
         let crowd = [at(200, 0, false), at(3, 1, false), at(100, 2, true), at(2, 1, false), at(1, 1, false)];
         assert_eq!(turn(&crowd), (vec![1, 3], Some(2)));
-        // Whoever is not first waits until it is.
-        assert_eq!(turn(&[at(4, 0, false), at(100, 1, false), at(4, 1, false)]), (vec![0], None));
+        // Whoever is not first waits until it is, and holds up nobody.
+        assert_eq!(turn(&[at(4, 0, false), at(100, 1, false), at(4, 1, false)]), (vec![0, 2], None));
         assert_eq!(turn(&[at(100, 5, true)]), (vec![], Some(0)));
     }
 

@@ -1,6 +1,7 @@
 //! The engine thread. It owns the backend, the slots and the sequences: no locks, and it sleeps when there is nothing
 //! to do.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -78,8 +79,8 @@ impl<B: Backend> Worker<B> {
         while self.receive() {
             // The model's panics are caught closer by, see `caught`. One of our own must not end the server either: nobody
             // knows whose it is, so everybody's sequences fail.
-            if catch_unwind(AssertUnwindSafe(|| self.turn())).is_err() {
-                tracing::error!("the engine panicked between the model's steps");
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.turn())) {
+                tracing::error!(reason = reason(panic), "the engine panicked between the model's steps");
                 self.fail_all(SequenceError::Backend);
                 self.release();
             }
@@ -151,7 +152,11 @@ impl<B: Backend> Worker<B> {
         let _ = ticket.events.try_send(BlockEvent::Admitted);
         let mut sequence = Sequence::new(ticket, slot, &self.model, self.tick);
         let is_over = sequence.begin().is_some_and(|part| self.hand_out(&sequence, part, now));
-        if !is_over {
+        if is_over {
+            // Its memory goes back before the next one takes some.
+            drop(sequence);
+            self.release();
+        } else {
             self.running.push(sequence);
         }
     }
@@ -373,10 +378,16 @@ fn caught<T>(sequences: usize, work: impl FnOnce() -> Result<T, BackendError>) -
             None
         }
         Err(panic) => {
-            let reason = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-            let reason = reason.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-            tracing::error!(reason, sequences, "a tick panicked");
+            tracing::error!(reason = reason(panic), sequences, "a tick panicked");
             None
         }
     }
+}
+
+/// What a panic said.
+fn reason(panic: Box<dyn Any + Send>) -> String {
+    panic.downcast::<String>().map_or_else(
+        |other| other.downcast::<&str>().map_or_else(|_| String::new(), |s| (*s).to_owned()),
+        |s| *s,
+    )
 }

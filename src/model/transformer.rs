@@ -102,7 +102,7 @@ impl Transformer {
         &self.device
     }
 
-    /// How often a weight matrix was applied so far. Per tick it does not depend on the number of sequences.
+    /// How often a weight matrix was applied so far. Per pass it does not depend on the number of sequences.
     pub fn linear_calls(&self) -> u64 {
         self.linear_calls.get()
     }

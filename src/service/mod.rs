@@ -283,7 +283,7 @@ impl Service {
         let choices = prompts.saturating_mul(ask.choices);
         if choices > most {
             let message = format!(
-                "{prompts} prompts with n = {} are {choices} choices, at most {most} are allowed",
+                "{prompts} prompts with {} answers each are {choices} choices, at most {most} are allowed",
                 ask.choices
             );
             return Err(RequestError::invalid("prompt", message));
@@ -296,20 +296,20 @@ impl Service {
         if text.is_empty() {
             return Err(RequestError::invalid("prompt", "must not be empty"));
         }
-        self.check_bytes(text)?;
+        self.check_bytes("prompt", text)?;
         self.parts.tokenizer.encode(text).map_err(|e| RequestError::invalid("prompt", e.to_string()))
     }
 
     /// A text in the middle: the tokenizer adds nothing to it.
     fn encode_suffix(&self, text: &str) -> Result<Vec<u32>, RequestError> {
-        self.check_bytes(text)?;
+        self.check_bytes("suffix", text)?;
         let ids = self.parts.tokenizer.encode_rendered(text);
         ids.map_err(|error| RequestError::invalid("suffix", error.to_string()))
     }
 
     fn encode_chat(&self, chat: &Chat) -> Result<Vec<u32>, RequestError> {
         let text = self.render(chat)?;
-        self.check_bytes(&text)?;
+        self.check_bytes("prompt", &text)?;
         let ids = self.parts.tokenizer.encode_rendered(&text);
         ids.map_err(|error| RequestError::invalid("messages", error.to_string()))
     }
@@ -327,12 +327,12 @@ impl Service {
     }
 
     /// Megabytes take seconds to tokenize, only to be refused.
-    fn check_bytes(&self, text: &str) -> Result<(), RequestError> {
+    fn check_bytes(&self, what: &str, text: &str) -> Result<(), RequestError> {
         let limits = &self.parts.limits;
         let tokens = limits.max_prompt_tokens.min(limits.max_canvas);
         if text.len() > tokens.saturating_mul(self.parts.tokenizer.longest_token()) {
             let message =
-                format!("the prompt has {} bytes, which is more than {tokens} tokens hold", text.len());
+                format!("the {what} has {} bytes, which is more than {tokens} tokens hold", text.len());
             return Err(RequestError::TooLong { message });
         }
         Ok(())

@@ -140,7 +140,7 @@ metrics! {
     tokens: IntCounter = "evotoken_tokens_total" counter;
     /// Forward passes (NFE) of the sequences that ended.
     nfe_total: IntCounter = "evotoken_nfe_total" counter;
-    /// Forward passes (NFE) per sequence.
+    /// Forward passes (NFE) per sequence, without those that score its prompt.
     nfe: Histogram = "evotoken_nfe" |n, h| histogram(n, h, COUNTS);
     /// Visible answer tokens per forward pass, of sequences that ended.
     tokens_per_forward: Histogram = "evotoken_tokens_per_forward" |n, h| histogram(n, h, COUNTS);

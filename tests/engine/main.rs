@@ -282,3 +282,23 @@ fn a_dropped_handle_ends_the_engine_once_its_work_is_done() {
     // The thread drops its backend, and with it the sender.
     while seen.recv().is_ok() {}
 }
+
+#[test]
+fn answers_without_room_hold_no_more_memory_than_is_allowed() {
+    // Each takes 50 positions of 10 bytes; two fit.
+    let (engine, seen) = engine(EngineLimits { kv_bytes: 1000, ..engine_limits() });
+    let echoed = || draft(Draft { prompt: vec![5; 50], echo: PromptEcho::Text, ..empty() });
+    let readers = engine.submit((0..20).map(|_| echoed()).collect(), None).unwrap();
+    readers.into_iter().for_each(|reader| drop(events(reader)));
+    drop(engine);
+    let (mut open, mut opened) = (0, 0);
+    for event in seen {
+        match event {
+            fake::Seen::Opened(_) => (open, opened) = (open + 1, opened + 1),
+            fake::Seen::Closed(_) => open -= 1,
+            other => panic!("nothing is to be decided: {other:?}"),
+        }
+        assert!(open <= 2, "{open} slots of two");
+    }
+    assert_eq!((open, opened), (0, 20));
+}
