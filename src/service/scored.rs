@@ -77,12 +77,15 @@ impl ScoreTrack {
     }
 
     fn add(&mut self, id: u32, log: Option<f32>, alternatives: Vec<(u32, f32)>, part: TextPart) {
-        let token = self.text(id);
+        let mut token = self.text(id);
         let (start, offset) = (self.bytes, self.characters);
-        if part != TextPart::End {
-            self.bytes += self.length(&token, start == 0);
-        }
-        if self.bytes > start {
+        if part != TextPart::End && !self.tokenizer.is_special(id) {
+            if start == 0
+                && let Some(first) = self.first(id)
+            {
+                token.bytes = first;
+            }
+            self.bytes += token.bytes.len();
             // Bytes that go on with a character begin none.
             self.characters += token.bytes.iter().filter(|byte| (**byte & 0xC0) != 0x80).count();
         }
@@ -115,15 +118,39 @@ impl ScoreTrack {
         TokenText { id, bytes: self.tokenizer.token_bytes(id) }
     }
 
-    /// Bytes of text that a token makes. Decoders may treat the first token of a text in their own way.
-    fn length(&self, token: &TokenText, first: bool) -> usize {
-        if self.tokenizer.is_special(token.id) {
-            return 0;
-        }
-        let alone = if first { self.tokenizer.decode(&[token.id]) } else { String::new() };
-        match first && !alone.contains(char::REPLACEMENT_CHARACTER) {
-            true => alone.len(),
-            false => token.bytes.len(),
-        }
+    /// What a token makes at the beginning of a text, which decoders treat in their own way; `None` for a part of a
+    /// character.
+    fn first(&self, id: u32) -> Option<Vec<u8>> {
+        let alone = self.tokenizer.decode(&[id]);
+        (!alone.contains(char::REPLACEMENT_CHARACTER)).then(|| alone.into_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Its decoder leaves out the space before the first word.
+    fn tokenizer() -> Arc<Tokenizer> {
+        let json = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": null, "post_processor": null,
+            "decoder": {"type": "Sequence", "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+            "model": {"type": "WordLevel", "vocab": {"▁the": 0, "▁cat": 1, "?": 2}, "unk_token": "?"}});
+        Arc::new(Tokenizer::from_json(json.to_string().as_bytes()).expect("a valid tokenizer"))
+    }
+
+    #[test]
+    fn offsets_and_texts_of_tokens_are_those_of_the_text() {
+        let mut track = ScoreTrack::new(tokenizer());
+        let score = |id| TokenScore { id, log_probability: -1.0, alternatives: vec![] };
+        let tokens = track.prompt("the cat the", 0, vec![score(1), score(0)]);
+        let read: Vec<_> =
+            tokens.iter().map(|t| (t.offset, String::from_utf8_lossy(&t.token.bytes).into_owned())).collect();
+        assert_eq!(read, [(0, "the".to_owned()), (3, " cat".to_owned()), (7, " the".to_owned())]);
     }
 }
