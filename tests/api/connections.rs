@@ -154,7 +154,7 @@ async fn a_closed_connection_costs_no_tick_but_the_one_that_runs() {
         if stream {
             read_until(&client, "data: {").await.expect("a first block");
         }
-        server.until("evotoken_ticks_total 1").await;
+        seen.until_begun(2).await;
         drop(client);
         server.until("evotoken_connections 0").await;
         assert_eq!(seen.opened_and_closed(), (1, 0), "the slot is held while its tick runs");

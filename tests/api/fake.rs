@@ -80,6 +80,7 @@ pub struct Gate {
 struct Counts {
     opened: AtomicUsize,
     closed: AtomicUsize,
+    begun: AtomicUsize,
     ticks: AtomicUsize,
 }
 
@@ -113,6 +114,13 @@ impl Keeper {
     pub fn opened_and_closed(&self) -> (usize, usize) {
         let Counts { opened, closed, .. } = &*self.counts;
         (opened.load(Ordering::SeqCst), closed.load(Ordering::SeqCst))
+    }
+
+    /// Wait until so many ticks passed or wait to.
+    pub async fn until_begun(&self, ticks: usize) {
+        while self.counts.begun.load(Ordering::SeqCst) < ticks {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Ticks that passed.
@@ -177,6 +185,7 @@ impl Backend for FakeBackend {
     }
 
     fn step(&mut self, batch: &StepBatch) -> Result<StepOutput, BackendError> {
+        self.count(|counts| &counts.begun);
         if let Some(gate) = &self.gate {
             // A dropped keeper is an open gate.
             let _ = gate.permits.recv();
@@ -212,7 +221,9 @@ impl Backend for FakeBackend {
                     let best = (letter('$'), 0.5);
                     let given = if token == best.0 { best } else { (token, 0.25) };
                     let top = [best, (letter('%'), 0.25), (letter('&'), 0.1)];
-                    output.push_row(given, top.into_iter().take(batch.top_k));
+                    // As many as every row has: another sequence of the tick may want more.
+                    let more = (3..batch.top_k as u32).map(|rank| (FIRST_BYTE + rank % 256, 0.001));
+                    output.push_row(given, top.into_iter().chain(more).take(batch.top_k));
                     continue;
                 }
                 let token = self.wished(segment, position);
