@@ -95,7 +95,7 @@ fn small() -> (serde_json::Value, Network, Weights) {
 }
 
 fn truth(count: usize, canvas: usize) -> Truth {
-    let made = countdown::generate(count, 1, &HashSet::new()).unwrap();
+    let made = countdown::generate(count, 3, 1, &HashSet::new()).unwrap();
     let rows = TokenRows::encode(&made, &tokenizer::build().unwrap(), tokenizer::EOS).unwrap();
     rows.truth(&(0..count).collect::<Vec<_>>(), canvas).unwrap()
 }
@@ -222,7 +222,7 @@ fn config_text(objective: &Objective) -> String {
 }
 
 fn token_rows() -> TokenRows {
-    let made = countdown::generate(20, 1, &HashSet::new()).unwrap();
+    let made = countdown::generate(20, 3, 1, &HashSet::new()).unwrap();
     TokenRows::encode(&made, &tokenizer::build().unwrap(), tokenizer::EOS).unwrap()
 }
 

@@ -61,7 +61,7 @@ fn settings() -> Settings {
 
 fn start(settings: &Settings, folder: &Path) -> Run {
     let (_, network, weights) = base();
-    let made = countdown::generate(40, 1, &HashSet::new()).unwrap();
+    let made = countdown::generate(40, 3, 1, &HashSet::new()).unwrap();
     let rows = TokenRows::encode(&made, &tokenizer::build().unwrap(), tokenizer::EOS).unwrap();
     Run::new(settings.clone(), network, &weights, rows, folder).unwrap()
 }

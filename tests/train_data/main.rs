@@ -8,23 +8,42 @@ mod ragged;
 use std::collections::HashSet;
 
 use evotoken::train::data::countdown::{self, Problem};
-use evotoken::train::data::{rows, sorting};
+use evotoken::train::data::{Row, rows, sorting};
 use evotoken::train::{score, tokenizer};
 use proptest::prelude::*;
 
+fn solution(numbers: &[u64], target: u64) -> Option<String> {
+    Problem { numbers: numbers.to_vec(), target }.solution()
+}
+
+fn problem(row: &Row) -> Problem {
+    let mut numbers: Vec<u64> =
+        row.prompt.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect();
+    let target = numbers.pop().unwrap();
+    let problem = Problem { numbers, target };
+    assert_eq!(problem.prompt(), row.prompt);
+    problem
+}
+
 #[test]
 fn solutions_follow_the_canonical_rule() {
-    let cases = [
-        ([30, 100, 93], 23, Some("(93+30)-100")),
-        ([3, 41, 26], 45, Some("(41-26)*3")),
-        ([5, 3, 2], 30, Some("(5*3)*2")),
-        ([5, 3, 2], 10, Some("(5+3)+2")),
-        ([50, 7, 3], 40, Some("50-(7+3)")),
-        ([100, 7, 3], 10, Some("100/(7+3)")),
-        ([97, 89, 83], 1, None),
+    let cases: [(&[u64], u64, Option<&str>); 13] = [
+        (&[7, 9], 2, Some("9-7")),
+        (&[9, 7], 64, None),
+        (&[30, 100, 93], 23, Some("(93+30)-100")),
+        (&[3, 41, 26], 45, Some("(41-26)*3")),
+        (&[5, 3, 2], 30, Some("(5*3)*2")),
+        (&[5, 3, 2], 10, Some("(5+3)+2")),
+        (&[50, 7, 3], 40, Some("50-(7+3)")),
+        (&[100, 7, 3], 10, Some("100/(7+3)")),
+        (&[1, 5, 20], 4, Some("(20*1)/5")),
+        (&[97, 89, 83], 1, None),
+        (&[1, 2, 3, 4], 10, Some("((4+3)+2)+1")),
+        (&[7, 7, 9, 9], 32, Some("((9+9)+7)+7")),
+        (&[1, 1, 1, 1], 100, None),
     ];
     for (numbers, target, expected) in cases {
-        assert_eq!(Problem { numbers, target }.solution().as_deref(), expected, "{numbers:?} {target}");
+        assert_eq!(solution(numbers, target).as_deref(), expected, "{numbers:?} {target}");
     }
 }
 
@@ -49,23 +68,27 @@ fn sorted_lists_hold_the_numbers_of_their_prompts_in_order() {
 fn the_order_of_the_numbers_does_not_change_the_solution() {
     let [a, b, c] = [12, 41, 22];
     let all = [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]];
-    let solutions: HashSet<_> = all.map(|numbers| Problem { numbers, target: 75 }.solution()).into();
+    let solutions: HashSet<_> = all.map(|numbers| solution(&numbers, 75)).into();
     assert_eq!(solutions, HashSet::from([Some("(41+22)+12".to_owned())]));
 }
 
 #[test]
 fn generated_rows_are_solved_different_seeded_and_not_excluded() {
-    let free = countdown::generate(300, 7, &HashSet::new()).unwrap();
-    assert_eq!(free, countdown::generate(300, 7, &HashSet::new()).unwrap());
-    assert_ne!(free, countdown::generate(300, 8, &HashSet::new()).unwrap());
-    let problems: Vec<Problem> = free.iter().map(|row| Problem::from_row(row).unwrap()).collect();
-    let keys: HashSet<_> = problems.iter().map(Problem::key).collect();
-    assert_eq!(keys.len(), 300);
-    for (row, problem) in free.iter().zip(&problems) {
-        assert!(score::solves(&row.completion, &problem.numbers, problem.target), "{row:?}");
+    for numbers in [2, 3, 4] {
+        let free = countdown::generate(300, numbers, 7, &HashSet::new()).unwrap();
+        assert_eq!(free, countdown::generate(300, numbers, 7, &HashSet::new()).unwrap());
+        assert_ne!(free, countdown::generate(300, numbers, 8, &HashSet::new()).unwrap());
+        let keys = |rows: &[Row]| -> HashSet<_> { rows.iter().map(|row| problem(row).key()).collect() };
+        assert_eq!(keys(&free).len(), 300);
+        for row in &free {
+            let Problem { numbers, target } = problem(row);
+            assert!(score::solves(&row.completion, &numbers, target), "{row:?}");
+        }
+        let rest = countdown::generate(300, numbers, 7, &keys(&free)).unwrap();
+        assert!(keys(&rest).is_disjoint(&keys(&free)));
     }
-    let rest = countdown::generate(300, 7, &keys).unwrap();
-    assert!(rest.iter().all(|row| !keys.contains(&Problem::from_row(row).unwrap().key())));
+    assert!(countdown::generate(1, 1, 7, &HashSet::new()).is_err());
+    assert!(countdown::generate(1, 6, 7, &HashSet::new()).is_err());
 }
 
 #[test]
@@ -75,9 +98,6 @@ fn rows_that_cannot_be_read_are_named() {
     std::fs::write(&path, "{\"prompt\": \"a\", \"completion\": \"b\"}\n{\"prompt\": 3}\n").unwrap();
     let error = format!("{:#}", rows::read(&path).unwrap_err());
     assert!(error.contains("rows.jsonl line 2"), "{error}");
-    std::fs::write(&path, "{\"input\": \"1,2\", \"output\": \"3\"}\n").unwrap();
-    let error = format!("{:#}", rows::read_countdown_test(&path).unwrap_err());
-    assert!(error.contains("line 1: not three numbers"), "{error}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `trainer data`: writes training rows.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -9,19 +10,23 @@ use evotoken::text::Tokenizer;
 use evotoken::text::chat_template::ChatTemplate;
 use evotoken::train::data::prepare::{Selection, prepare};
 use evotoken::train::data::{countdown, rows, sorting, sources};
+use evotoken::train::suites::{Question, Suite, Truth};
 
 /// What to write.
 #[derive(Debug, Subcommand)]
 pub enum Data {
-    /// Countdown with three numbers, one solution per problem.
+    /// Countdown, one solution per problem.
     Countdown {
         /// Number of rows.
         #[arg(long)]
         rows: usize,
+        /// Numbers per problem: 2 to 5.
+        #[arg(long, default_value_t = 3)]
+        numbers: usize,
         /// Seed; the same seed gives the same file.
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// Test file whose problems must not occur.
+        /// Problems (a test file or rows) that must not occur.
         #[arg(long)]
         exclude: Option<PathBuf>,
         /// File to write.
@@ -88,10 +93,9 @@ pub struct PrepareArgs {
 /// Write it.
 pub fn write(data: Data) -> Result<()> {
     match data {
-        Data::Countdown { rows: count, seed, exclude, out } => {
-            let excluded = exclude.as_deref().map(rows::read_countdown_test).transpose()?.unwrap_or_default();
-            let excluded = excluded.iter().map(countdown::Problem::key).collect();
-            write_rows(&out, &countdown::generate(count, seed, &excluded)?)
+        Data::Countdown { rows: count, numbers, seed, exclude, out } => {
+            let excluded = exclude.as_deref().map(countdown_keys).transpose()?.unwrap_or_default();
+            write_rows(&out, &countdown::generate(count, numbers, seed, &excluded)?)
         }
         Data::Sorting { rows: count, length, seed, exclude, out } => {
             let excluded = exclude.as_deref().map(rows::read).transpose()?.unwrap_or_default();
@@ -100,6 +104,16 @@ pub fn write(data: Data) -> Result<()> {
         }
         Data::Prepare(args) => write_prepared(&args),
     }
+}
+
+/// What tells the problems of a file from others.
+fn countdown_keys(file: &Path) -> Result<HashSet<Vec<u64>>> {
+    let questions = Suite::Countdown.read(file)?;
+    let key = |question: Question| match question.truth {
+        Truth::Countdown { numbers, target } => Some(countdown::Problem { numbers, target }.key()),
+        _ => None,
+    };
+    Ok(questions.into_iter().filter_map(key).collect())
 }
 
 fn write_rows<T: serde::Serialize>(out: &Path, made: &[T]) -> Result<()> {

@@ -3,11 +3,10 @@
 use std::io::{BufRead, BufWriter, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::countdown::Problem;
 use crate::train::random::{Purpose, Stream};
 
 /// One training example.
@@ -18,13 +17,6 @@ pub struct Row {
     pub prompt: String,
     /// What it should write, without end-of-text.
     pub completion: String,
-}
-
-/// A row of a Countdown test file.
-#[derive(Debug, Deserialize)]
-struct TestRow {
-    input: String,
-    output: String,
 }
 
 /// A line of JSONL that is not empty.
@@ -69,21 +61,6 @@ pub fn write<T: Serialize>(path: &Path, rows: &[T]) -> Result<()> {
         }
         Ok(out.flush()?)
     })
-}
-
-/// Read a Countdown test file, rows like `{"input": "30,100,93", "output": "23"}`.
-///
-/// # Errors
-/// Names the file and the line that is not three numbers and a target.
-pub fn read_countdown_test(path: &Path) -> Result<Vec<Problem>> {
-    let problem = |Line { number, row }: Line<TestRow>| {
-        let numbers: Vec<u64> = row.input.split(',').filter_map(|n| n.trim().parse().ok()).collect();
-        match (<[u64; 3]>::try_from(numbers), row.output.trim().parse()) {
-            (Ok(numbers), Ok(target)) => Ok(Problem { numbers, target }),
-            _ => bail!("{} line {number}: not three numbers and a target", path.display()),
-        }
-    };
-    lines(path)?.into_iter().map(problem).collect()
 }
 
 /// The order in which rows are used: every row once per epoch, epochs shuffled by seed.
