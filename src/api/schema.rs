@@ -90,8 +90,9 @@ pub fn check_model(asked: Option<&str>, served: &str) -> Result<(), ApiError> {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"method": "evotoken", "steps": 8, "block_length": 4}))]
 pub struct DiffusionOptions {
-    /// `evotoken` (progressive token evolution) or `mask` (hard masks).
-    #[schema(value_type = Option<String>, pattern = "^(evotoken|mask)$", default = "evotoken")]
+    /// `evotoken` (progressive token evolution), `mask` (hard masks), or one of its two soft states alone: `soft_mask`
+    /// (undecided positions are mixtures, decided ones hard), `soft_token` (undecided ones masks, decided ones soft).
+    #[schema(value_type = Option<String>, pattern = "^(evotoken|mask|soft_mask|soft_token)$", default = "evotoken")]
     pub method: Option<Method>,
     /// Denoising steps of the whole answer, at least the number of its blocks. Excludes `threshold` and `factor`.
     #[schema(minimum = 1)]

@@ -7,6 +7,8 @@ mod evolve;
 pub mod options;
 mod score;
 mod scoring;
+#[cfg(test)]
+mod tests;
 mod unmask;
 
 use std::ops::Range;
@@ -185,10 +187,7 @@ impl State {
 
     /// Candidates that [`Self::advance`] needs per row.
     pub fn top_k(&self) -> usize {
-        let fed_back = match self.params.method {
-            Method::Mask => 1,
-            Method::Evotoken => self.params.k_soft,
-        };
+        let fed_back = if self.params.method == Method::Mask { 1 } else { self.params.k_soft };
         fed_back.max(self.scores.as_ref().map_or(0, |scores| scores.alternatives))
     }
 
@@ -212,11 +211,9 @@ impl State {
             CacheMode::Prefix => lo..end,
             CacheMode::Dual => lo..hi,
         };
-        let targets = match self.params.method {
-            Method::Mask => lo..hi,
-            // Later blocks evolve too: their soft masks are inputs of the next step.
-            Method::Evotoken => lo..positions.end.min(self.answer_end),
-        };
+        // Soft masks evolve in later blocks too: they are inputs of the next step.
+        let evolving = if self.params.method.soft_masks() { positions.end.min(self.answer_end) } else { hi };
+        let targets = lo..evolving;
         let refresh = first || self.params.cache == CacheMode::None;
         StepPlan { windows: vec![Window { positions, visible: end, targets }], refresh }
     }
@@ -234,17 +231,11 @@ impl State {
             step: self.block_step,
         };
         let selected = unmask::select(&confidences, self.params.unmask, place);
-        let phase = match self.params.method {
-            Method::Mask => Phase::Decoded,
-            Method::Evotoken => Phase::Soft,
-        };
+        let phase = if self.params.method.soft_tokens() { Phase::Soft } else { Phase::Decoded };
         for chosen in &selected {
             self.decide(undecided[*chosen], rows, undecided[*chosen] - lo, phase);
         }
-        let revised = match self.params.method {
-            Method::Mask => 0,
-            Method::Evotoken => self.evolve(rows),
-        };
+        let revised = if self.params.method == Method::Mask { 0 } else { self.evolve(rows) };
         let left = undecided.len() - selected.len();
         self.block_step += 1;
         if left == 0 {
@@ -260,7 +251,9 @@ impl State {
         let mut revised = 0;
         for (row, guess) in rows.guesses.iter().enumerate() {
             let position = lo + row;
-            self.canvas.remix(position, rows.candidates(row));
+            if self.params.method.soft_masks() || !self.canvas.undecided(position) {
+                self.canvas.remix(position, rows.candidates(row));
+            }
             let soft = position < hi && self.canvas.phases[position] == Phase::Soft;
             if soft && guess.1 > self.canvas.confidences[position] {
                 revised += usize::from(guess.0 != self.canvas.tokens[position]);

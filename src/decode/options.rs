@@ -2,14 +2,31 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How decided positions are fed back.
+/// What positions feed in before their block is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Method {
     /// Hard masks: a decided position is its token at once and never changes (LLaDA, Fast-dLLM).
     Mask,
+    /// EvoToken without soft tokens (the paper's Figure 5): mask, soft mask, decoded.
+    SoftMask,
+    /// EvoToken without soft masks (the paper's Figure 5): mask, soft, decoded.
+    SoftToken,
     /// Progressive token evolution (the paper, section 4.1): mask, soft mask, soft, decoded.
     Evotoken,
+}
+
+impl Method {
+    /// Whether undecided positions feed in what they might become.
+    pub fn soft_masks(self) -> bool {
+        matches!(self, Self::SoftMask | Self::Evotoken)
+    }
+
+    /// Whether decided positions stay soft, and may change, until their block is done.
+    pub fn soft_tokens(self) -> bool {
+        matches!(self, Self::SoftToken | Self::Evotoken)
+    }
 }
 
 /// Which K/V cache a step reads (Fast-dLLM). Without effect on block-causal models, whose cache is exact.
@@ -48,7 +65,7 @@ pub enum Unmask {
 /// Everything a sequence needs to know about decoding. Built by [`DecodeOptions::resolve`] only from values in range.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DecodeParams {
-    /// Hard masks or EvoToken.
+    /// What positions feed in before their block is done.
     pub method: Method,
     /// The selection rule.
     pub unmask: Unmask,
@@ -69,7 +86,7 @@ pub struct DecodeParams {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DecodeOptions {
-    /// `mask` or `evotoken`.
+    /// `mask`, `soft_mask`, `soft_token` or `evotoken`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
     /// Total denoising steps of an answer.

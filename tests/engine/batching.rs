@@ -110,7 +110,12 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
     let one = (
         proptest::collection::vec(2u32..100, 1..30),
         1usize..24,
-        prop_oneof![Just(Method::Mask), Just(Method::Evotoken)],
+        prop_oneof![
+            Just(Method::Mask),
+            Just(Method::Evotoken),
+            Just(Method::SoftMask),
+            Just(Method::SoftToken)
+        ],
         prop_oneof![Just(CacheMode::None), Just(CacheMode::Prefix), Just(CacheMode::Dual)],
         1usize..9,
         prop_oneof![Just(None), (0.05f64..1.0).prop_map(Some)],

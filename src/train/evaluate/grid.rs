@@ -139,6 +139,8 @@ fn spread<T: Copy>(
 pub(super) fn used(options: DecodeOptions) -> DecodeOptions {
     match options.method {
         Some(Method::Mask) => DecodeOptions { k_soft: None, alpha: None, boundary: None, ..options },
+        Some(Method::SoftMask) => DecodeOptions { boundary: None, ..options },
+        Some(Method::SoftToken) => DecodeOptions { alpha: None, ..options },
         _ => options,
     }
 }
