@@ -2,17 +2,13 @@
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
+use super::product::Packed;
 use super::{ModelConfig, ModelError, loader::Weights, loader::tensor_error};
-
-/// Fewest rows a matrix product runs on. The matrix kernels take other paths, with other rounding, for few rows;
-/// padding to this keeps a row's result the same to the bit whatever shares its tick.
-const MIN_ROWS: usize = 16;
 
 /// y = x W^T + b.
 #[derive(Debug)]
 pub struct Linear {
-    /// `[in, out]`, contiguous: the layout the f32 kernel reads fastest at few rows.
-    weight: Tensor,
+    weight: Packed,
     /// `[out]`
     bias: Option<Tensor>,
 }
@@ -39,7 +35,7 @@ impl Linear {
     /// # Errors
     /// The device fails.
     pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
-        Ok(Self { weight: weight.t()?.contiguous()?, bias })
+        Ok(Self { weight: Packed::new(weight)?, bias })
     }
 
     /// x `[rows, in]` → `[rows, out]`. A row's result does not depend on the other rows.
@@ -47,15 +43,10 @@ impl Linear {
     /// # Errors
     /// The device fails.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let rows = x.dim(0)?;
-        let y = if rows < MIN_ROWS {
-            x.pad_with_zeros(0, 0, MIN_ROWS - rows)?.matmul(&self.weight)?.narrow(0, 0, rows)?
-        } else {
-            x.matmul(&self.weight)?
-        };
+        let y = self.weight.product(x)?;
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
-            None => y.contiguous(),
+            None => Ok(y),
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod layers;
 pub mod loader;
 pub mod lora;
 pub(crate) mod names;
+mod product;
 pub mod source;
 pub mod transformer;
 
