@@ -14,7 +14,8 @@ use super::answer::{self, Answer, Head, Piece, Shape};
 use super::error::{ApiError, Refusals};
 use super::generation::{GenerationOptions, Own};
 use super::logprobs::{self, CompletionLogprobs};
-use super::schema::{Delivery, DiffusionReport, Usage, count};
+use super::progress::{DiffusionPart, StepProgress};
+use super::schema::{Delivery, Usage, count};
 use super::{App, JsonBody};
 use crate::service::Prompts;
 use crate::service::request::PromptEcho;
@@ -97,9 +98,9 @@ pub struct CompletionChoice {
     pub finish_reason: Option<&'static str>,
     /// Log-probabilities of the tokens; in a stream of those whose text is out. Null unless asked for.
     pub logprobs: Option<CompletionLogprobs>,
-    /// What the answer cost; in a stream on the chunk with `finish_reason`.
+    /// What the answer cost; in a stream on the chunk with `finish_reason`, and on chunks of `progress` what a step did.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub diffusion: Option<DiffusionReport>,
+    pub diffusion: Option<DiffusionPart>,
 }
 
 /// Replies of this endpoint.
@@ -117,7 +118,8 @@ impl Texts {
 
     fn choice(&self, index: usize, answer: Answer) -> CompletionChoice {
         let Answer { text, tokens, end } = answer;
-        let (finish_reason, diffusion) = (end.map(|end| end.finish_reason), end.map(|end| end.diffusion));
+        let finish_reason = end.map(|end| end.finish_reason);
+        let diffusion = end.map(|end| DiffusionPart::Report(end.diffusion));
         let logprobs = self.scored.then(|| CompletionLogprobs::new(&tokens));
         CompletionChoice { index, text, finish_reason, logprobs, diffusion }
     }
@@ -136,6 +138,13 @@ impl Shape for Texts {
     fn piece(&self, index: usize, piece: Piece, usage: Option<Option<Usage>>) -> Option<Completion> {
         let answer = match piece {
             Piece::Opened => return None,
+            Piece::Step(step) => {
+                let progress = Box::new(StepProgress::from(*step));
+                let diffusion = Some(DiffusionPart::Progress { progress });
+                let text = String::new();
+                let choice = CompletionChoice { index, text, finish_reason: None, logprobs: None, diffusion };
+                return Some(self.completion(vec![choice], usage));
+            }
             Piece::Text(text, tokens) => Answer { text, tokens, end: None },
             Piece::Ended(text, tokens, end) => Answer { text, tokens, end: Some(end) },
         };

@@ -129,6 +129,12 @@ impl GenerationOptions {
     /// A negative number, or a bias for what is no token.
     pub fn into_ask(self, own: Own) -> Result<Ask, ApiError> {
         let Own { prompts, choices, max_tokens, suffix, echo, logprobs } = own;
+        let diffusion = self.diffusion.unwrap_or_default();
+        let progress = diffusion.progress == Some(true);
+        if progress && self.stream != Some(true) {
+            let message = "is only possible with stream = true";
+            return Err(ApiError::invalid("diffusion.progress", message));
+        }
         Ok(Ask {
             prompts,
             choices,
@@ -147,10 +153,11 @@ impl GenerationOptions {
                 presence_penalty: self.presence_penalty,
                 repetition_penalty: self.repetition_penalty,
                 logprobs,
+                progress,
             },
             seed: self.seed.map(i64::cast_unsigned),
             stop: self.stop.map_or_else(Vec::new, Stop::into_vec),
-            decode: self.diffusion.unwrap_or_default().into_options()?,
+            decode: diffusion.into_options()?,
         })
     }
 }

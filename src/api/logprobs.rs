@@ -72,7 +72,7 @@ pub fn alternatives(param: &str, asked: Option<i64>, most: i64) -> Result<Option
 }
 
 /// A token as text, or the bytes of a part of a character behind `prefix`.
-fn spelled(token: &TokenText, prefix: &str) -> String {
+pub(super) fn spelled(token: &TokenText, prefix: &str) -> String {
     match std::str::from_utf8(&token.bytes) {
         Ok(text) => text.to_owned(),
         Err(_) => token.bytes.iter().fold(prefix.to_owned(), |text, byte| text + &format!("\\x{byte:02x}")),

@@ -11,6 +11,7 @@ pub mod logprobs;
 pub mod models;
 pub mod ops;
 pub mod parameters;
+pub mod progress;
 pub mod schema;
 pub mod serve;
 pub mod sse;

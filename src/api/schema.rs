@@ -119,6 +119,10 @@ pub struct DiffusionOptions {
     /// When a finished block becomes hard tokens: `hard` (before the next block) or `lagged` (after its first step).
     #[schema(value_type = Option<String>, pattern = "^(hard|lagged)$", default = "hard")]
     pub boundary: Option<Boundary>,
+    /// With `stream`, and only with it: one more chunk per denoising step that tells what it left behind, see
+    /// `StepProgress`. It is a chunk without text; chunks of text do not change.
+    #[schema(default = false)]
+    pub progress: Option<bool>,
 }
 
 impl DiffusionOptions {

@@ -4,6 +4,7 @@ pub mod defaults;
 pub mod request;
 pub mod sampling;
 pub mod scored;
+pub mod step;
 pub mod stop;
 pub mod stream;
 mod tokens;
@@ -18,6 +19,7 @@ use tokio_stream::StreamMap;
 
 pub use defaults::GenerationDefaults;
 pub use sampling::SamplingOptions;
+pub use step::StepText;
 pub use stream::{Echo, TextEvent, TextStream};
 pub use tokens::Source;
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::scored::{ScoreTrack, ScoredToken};
+use super::step::StepText;
 use super::stop::{Piece, StopFinder};
 use crate::decode::TokenScore;
 use crate::engine::{BlockEvent, FinishReason, Progress, Reader, SequenceError};
@@ -14,6 +15,8 @@ use crate::text::{Detokenizer, Tokenizer};
 pub enum TextEvent {
     /// The sequence runs.
     Admitted,
+    /// A denoising step is done; only if asked for, and not told while the reader lags.
+    Step(Box<StepText>),
     /// A block is done. Its text may be empty: what could still become a stop string or a character is held back.
     Block {
         /// What came to the text.
@@ -42,6 +45,7 @@ pub enum TextEvent {
 pub struct TextStream {
     /// `None` once the last event is known.
     blocks: Option<Reader>,
+    tokenizer: Arc<Tokenizer>,
     detokenizer: Detokenizer,
     stops: StopFinder,
     scores: ScoreTrack,
@@ -65,9 +69,10 @@ impl TextStream {
     /// Read a sequence's blocks as text that ends before the first of the stop strings.
     pub fn new(blocks: Reader, tokenizer: Arc<Tokenizer>, stops: Vec<String>) -> Self {
         let (scores, stops) = (ScoreTrack::new(tokenizer.clone()), StopFinder::new(stops));
-        let detokenizer = Detokenizer::new(tokenizer);
+        let detokenizer = Detokenizer::new(tokenizer.clone());
         Self {
             blocks: Some(blocks),
+            tokenizer,
             detokenizer,
             stops,
             scores,
@@ -111,6 +116,9 @@ impl TextStream {
                 TextEvent::Admitted
             }
             BlockEvent::Scored { scores } => self.prompt(scores),
+            BlockEvent::Step { nfe, snapshot } => {
+                TextEvent::Step(Box::new(StepText::new(nfe, *snapshot, &self.tokenizer)))
+            }
             BlockEvent::Block { ids, scores, progress } => self.block(&ids, scores, progress),
             BlockEvent::Finished { reason, progress } => self.finish(reason, progress),
             BlockEvent::Failed(error) => {

@@ -12,6 +12,7 @@ mod logprobs;
 #[path = "../hostile/memory.rs"]
 mod memory;
 mod operations;
+mod progress;
 mod refusals;
 mod sampling;
 #[path = "../hostile/spoil.rs"]

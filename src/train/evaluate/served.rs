@@ -156,7 +156,7 @@ pub fn wait(mut stream: TextStream) -> Result<Answer> {
     let mut answer = String::new();
     while let Some(event) = stream.blocking_next() {
         match event {
-            TextEvent::Admitted => {}
+            TextEvent::Admitted | TextEvent::Step(_) => {}
             TextEvent::Block { text, .. } => answer.push_str(&text),
             TextEvent::Finished { text, reason, progress, .. } => {
                 answer.push_str(&text);
