@@ -14,7 +14,7 @@ use evotoken::backend::CandleBackend;
 use evotoken::config::{self, Flags, LogFormat, Settings};
 use evotoken::decode::Attention;
 use evotoken::engine::{self, EngineHandle, ModelInfo};
-use evotoken::model::bundled;
+use evotoken::model::{ModelSource, bundled};
 use evotoken::service::request::Limits;
 use evotoken::service::{GenerationDefaults, Service, ServiceParts};
 use evotoken::telemetry::{self, Metrics};
@@ -69,11 +69,12 @@ async fn run(flags: &Flags) -> Result<()> {
         () = signals.next() => return Ok(()),
     };
     service.warm_up().await.context("the model cannot answer")?;
-    let name = service.name().to_owned();
+    let names = service.names().to_vec();
     app.open(service);
-    tracing::info!(%address, model = name, "ready");
+    let adapter = settings.model.adapter.as_ref().map(|folder| folder.display().to_string());
+    tracing::info!(%address, models = ?names, adapter, "ready");
     if settings.log.format == LogFormat::Text {
-        greet(address, &name);
+        greet(address, &names[0]);
     }
 
     signals.next().await;
@@ -112,7 +113,8 @@ fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHa
     let engine =
         engine::start(backend, info, (&settings.engine).into(), metrics).context("the engine thread")?;
     let service = Service::new(ServiceParts {
-        name: settings.model.served_name.clone().unwrap_or_else(|| source.name()),
+        names: served_names(&settings.model.served_names, &source),
+        root: source.name(),
         tokenizer,
         limits,
         max_choices: settings.limits.max_choices,
@@ -122,6 +124,11 @@ fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHa
         engine: engine.clone(),
     });
     Ok((service.with_chat_template(template), engine))
+}
+
+/// What clients may call the model: as they were told, else as it calls itself.
+fn served_names(names: &[String], source: &ModelSource) -> Vec<String> {
+    if names.is_empty() { vec![source.name()] } else { names.to_vec() }
 }
 
 fn greet(address: SocketAddr, model: &str) {

@@ -96,7 +96,7 @@ pub async fn complete(
 ) -> Result<Response, ApiError> {
     let service = Arc::clone(app.ready()?);
     let options = GenerationOptions::parse(take(&mut request.options))?;
-    options.check(service.name(), &parameters::CHAT)?;
+    options.check(&service, &parameters::CHAT)?;
     let delivery = options.delivery()?;
     let newer = request.max_completion_tokens.is_some();
     let own = request.own(options.choices()?)?;

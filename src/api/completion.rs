@@ -170,7 +170,7 @@ pub async fn complete(
 ) -> Result<Response, ApiError> {
     let service = Arc::clone(app.ready()?);
     let options = GenerationOptions::parse(take(&mut request.options))?;
-    options.check(service.name(), &[])?;
+    options.check(&service, &[])?;
     let (choices, delivery) = request.choices(&options)?;
     let mut ask = options.into_ask(request.own(choices)?)?;
     let shape = Texts { head: Head::new("cmpl", &service), scored: ask.sampling.logprobs.is_some() };

@@ -12,13 +12,13 @@ use super::error::ApiError;
 use super::parameters::{self, Refused};
 use super::schema::{Delivery, DiffusionOptions, Stop, StreamOptions, check_model, count, logit_bias};
 use crate::service::request::PromptEcho;
-use crate::service::{Ask, Prompts, SamplingOptions};
+use crate::service::{Ask, Prompts, SamplingOptions, Service};
 
 /// Parameters of every request that generates. `null` means the same as leaving a field out; unknown fields are ignored.
 /// Parameters of OpenAI's that are not listed are refused unless their value asks for nothing.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 pub struct GenerationOptions {
-    /// Which model; left out: the one that is served.
+    /// Which model, by any of its names; left out: the one that is served. Answers carry its first name.
     pub model: Option<String>,
     /// Randomness of the guesses; 0 takes the most probable tokens. Left out: what the model recommends, else 0.
     #[schema(minimum = 0, maximum = 2)]
@@ -98,12 +98,12 @@ impl GenerationOptions {
         parse_fields(fields)
     }
 
-    /// Whether the model `served` is asked for, and nothing of what `refused` lists.
+    /// Whether the model of `service` is asked for, and nothing of what `refused` lists.
     ///
     /// # Errors
     /// What is not there.
-    pub fn check(&self, served: &str, refused: &[Refused]) -> Result<(), ApiError> {
-        check_model(self.model.as_deref(), served)?;
+    pub fn check(&self, service: &Service, refused: &[Refused]) -> Result<(), ApiError> {
+        check_model(self.model.as_deref(), service)?;
         parameters::check(&self.rest, refused)
     }
 

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::error::ApiError;
 use crate::decode::{Boundary, CacheMode, DecodeOptions, Method};
 use crate::engine::{FinishReason, Progress};
+use crate::service::Service;
 
 /// Strings that end the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
@@ -73,13 +74,15 @@ impl Delivery {
     }
 }
 
-/// Whether the model asked for is the one that is served.
+/// Whether the model asked for is the one that is served, by whichever of its names.
 ///
 /// # Errors
 /// It is another one.
-pub fn check_model(asked: Option<&str>, served: &str) -> Result<(), ApiError> {
+pub fn check_model(asked: Option<&str>, service: &Service) -> Result<(), ApiError> {
     match asked {
-        Some(model) if model != served => Err(ApiError::UnknownModel(model.to_owned())),
+        Some(model) if !service.names().iter().any(|name| name == model) => {
+            Err(ApiError::UnknownModel(model.to_owned()))
+        }
         _ => Ok(()),
     }
 }

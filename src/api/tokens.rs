@@ -78,7 +78,7 @@ pub async fn tokenize(
     JsonBody(request): JsonBody<TokenizeRequest>,
 ) -> Result<Json<Tokens>, ApiError> {
     let service = app.service()?;
-    check_model(request.model.as_deref(), service.name())?;
+    check_model(request.model.as_deref(), service)?;
     let names = request.return_token_strs == Some(true);
     let special = request.add_special_tokens;
     let source = request.into_source()?;
@@ -99,7 +99,7 @@ pub async fn detokenize(
     JsonBody(request): JsonBody<DetokenizeRequest>,
 ) -> Result<Json<Detokenized>, ApiError> {
     let service = app.service()?;
-    check_model(request.model.as_deref(), service.name())?;
+    check_model(request.model.as_deref(), service)?;
     let tokens = request.tokens.ok_or_else(|| ApiError::invalid("tokens", "must be given"))?;
     aside(service, move |service| Ok(Detokenized { prompt: service.detokenize(&tokens)? })).await
 }

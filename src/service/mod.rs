@@ -39,8 +39,10 @@ const DEFAULT_TURN_TOKENS: usize = 256;
 /// What a service is made of.
 #[derive(Debug)]
 pub struct ServiceParts {
-    /// What clients call the model.
-    pub name: String,
+    /// What clients may call the model, at least one name; answers carry the first.
+    pub names: Vec<String>,
+    /// What the model calls itself.
+    pub root: String,
     /// The model's tokenizer.
     pub tokenizer: Arc<Tokenizer>,
     /// What requests are checked against.
@@ -155,9 +157,19 @@ impl Service {
         Self { template, ..self }
     }
 
-    /// What clients call the model.
+    /// What the model is called in answers: the first of its names.
     pub fn name(&self) -> &str {
-        &self.parts.name
+        self.parts.names.first().map_or(&self.parts.root, |name| name)
+    }
+
+    /// What clients may call the model.
+    pub fn names(&self) -> &[String] {
+        &self.parts.names
+    }
+
+    /// What the model calls itself.
+    pub fn root(&self) -> &str {
+        &self.parts.root
     }
 
     /// When the model was loaded, in Unix seconds.

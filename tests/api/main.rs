@@ -100,6 +100,10 @@ impl Plan {
 
     fn start(self) -> Server {
         let Self { settings, defaults, template, timeout, loaded, markers, gate } = self;
+        let names = match settings.model.served_names.as_slice() {
+            [] => vec!["lab/echo".to_owned()],
+            some => some.to_vec(),
+        };
         let metrics = Arc::new(Metrics::new());
         let info = ModelInfo { mask_id: fake::MASK, eos_ids: vec![fake::EOS], attention: Attention::Full };
         let backend = fake::FakeBackend::new(markers, gate);
@@ -116,7 +120,8 @@ impl Plan {
             max_scored_tokens: settings.limits.max_scored_tokens,
         };
         let service = Service::new(ServiceParts {
-            name: "lab/echo".to_owned(),
+            names,
+            root: "echo-1".to_owned(),
             tokenizer: fake::tokenizer(),
             limits,
             max_choices: settings.limits.max_choices,

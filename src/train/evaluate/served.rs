@@ -102,7 +102,8 @@ impl Served {
         let engine = engine::start(backend, info, bounds, Arc::new(Metrics::new()))
             .context("the engine thread cannot be started")?;
         let service = Service::new(ServiceParts {
-            name: String::new(),
+            names: Vec::new(),
+            root: String::new(),
             tokenizer: tokenizer.clone(),
             limits,
             max_choices: 1,
