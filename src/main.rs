@@ -18,8 +18,8 @@ use evotoken::model::{ModelSource, bundled};
 use evotoken::service::request::Limits;
 use evotoken::service::{GenerationDefaults, Service, ServiceParts};
 use evotoken::telemetry::{self, Metrics};
-use evotoken::text::Tokenizer;
 use evotoken::text::chat_template::ChatTemplate;
+use evotoken::text::{Tokenizer, TokenizerConfig};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -96,6 +96,7 @@ fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHa
         CandleBackend::load(&source, adapter, settings.model.device).with_context(|| place.clone())?;
     let tokenizer = Arc::new(Tokenizer::load(&source).with_context(|| place.clone())?);
     let template = ChatTemplate::find(&source).with_context(|| place.clone())?;
+    let texts = TokenizerConfig::load(&source).with_context(|| place.clone())?;
     let defaults = GenerationDefaults::load(&source, adapter).with_context(|| place.clone())?;
     let config = backend.config();
     let eos_ids = defaults.eos_ids.clone().unwrap_or_else(|| config.eos_ids.clone());
@@ -123,7 +124,7 @@ fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHa
         defaults,
         engine: engine.clone(),
     });
-    Ok((service.with_chat_template(template), engine))
+    Ok((service.with_texts(template, texts), engine))
 }
 
 /// What clients may call the model: as they were told, else as it calls itself.

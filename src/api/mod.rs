@@ -25,7 +25,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -99,6 +99,7 @@ fn described(app: &Arc<App>) -> OpenApiRouter<Arc<App>> {
         .routes(routes!(chat::complete))
         .routes(routes!(tokens::tokenize))
         .routes(routes!(tokens::detokenize))
+        .routes(routes!(tokens::tokenizer_info))
         .routes(routes!(models::list))
         .routes(routes!(models::describe))
         .route("/v1/models/{model}/{*rest}", get(models::describe_path))
@@ -127,7 +128,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/openapi.yaml", description)
         .with_state(Arc::clone(&app))
         .merge(docs)
-        .fallback(async || ApiError::UnknownPath)
+        .fallback(async |uri: Uri| ApiError::unknown_path(uri.path()))
         .method_not_allowed_fallback(async || ApiError::WrongMethod)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(map_response(in_our_words));

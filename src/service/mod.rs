@@ -25,8 +25,8 @@ pub use tokens::Source;
 
 use crate::decode::DecodeOptions;
 use crate::engine::{EngineHandle, SequenceError, SubmitError};
-use crate::text::Tokenizer;
 use crate::text::chat_template::{ChatTemplate, Ending, Message};
+use crate::text::{Tokenizer, TokenizerConfig};
 use request::{Draft, GenerateRequest, Limits, PromptEcho, RequestError};
 
 /// Room for an answer when neither the client nor the model says, in tokens: OpenAI's default.
@@ -64,6 +64,7 @@ pub struct ServiceParts {
 pub struct Service {
     parts: ServiceParts,
     template: Option<ChatTemplate>,
+    tokenizer_config: TokenizerConfig,
     created: u64,
 }
 
@@ -148,13 +149,22 @@ pub enum AskError {
 impl Service {
     /// Put a service together.
     pub fn new(parts: ServiceParts) -> Self {
-        Self { parts, template: None, created: unix_seconds() }
+        let tokenizer_config = TokenizerConfig::default();
+        Self { parts, template: None, tokenizer_config, created: unix_seconds() }
     }
 
-    /// With the model's chat template, if it has one.
+    /// With the model's chat template, if it has one, and with what else it says of its tokenizer.
     #[must_use]
-    pub fn with_chat_template(self, template: Option<ChatTemplate>) -> Self {
-        Self { template, ..self }
+    pub fn with_texts(self, template: Option<ChatTemplate>, config: TokenizerConfig) -> Self {
+        let Limits { mask_id, eos_ids, .. } = &self.parts.limits;
+        let (ids, tokenizer) = ((eos_ids.first().copied(), *mask_id), &self.parts.tokenizer);
+        let tokenizer_config = config.completed(template.as_ref(), tokenizer, ids, self.max_tokens());
+        Self { template, tokenizer_config, ..self }
+    }
+
+    /// What the model says of its tokenizer.
+    pub fn tokenizer_config(&self) -> &TokenizerConfig {
+        &self.tokenizer_config
     }
 
     /// What the model is called in answers: the first of its names.

@@ -3,11 +3,13 @@
 mod byte_level;
 pub mod chat_template;
 pub mod detokenizer;
+mod tokenizer_config;
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use detokenizer::Detokenizer;
+pub use tokenizer_config::TokenizerConfig;
 
 use crate::model::{ModelError, ModelSource};
 

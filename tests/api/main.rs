@@ -33,9 +33,11 @@ use evotoken::model::ModelSource;
 use evotoken::service::request::Limits;
 use evotoken::service::{GenerationDefaults, Service, ServiceParts};
 use evotoken::telemetry::Metrics;
+use evotoken::text::TokenizerConfig;
 use evotoken::text::chat_template::ChatTemplate;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tower::ServiceExt;
 
 /// A server that does not listen.
@@ -132,7 +134,9 @@ impl Plan {
         });
         let app = Arc::new(App::new(settings.server, metrics.clone()));
         if loaded {
-            app.open(service.with_chat_template(template.map(chat_template)));
+            let texts = TokenizerConfig::load(&ModelSource::folder(tokenizer_config(template).path()))
+                .expect("a config");
+            app.open(service.with_texts(template.map(chat_template), texts));
         }
         Server { router: api::router(app.clone()), app, engine, metrics }
     }
@@ -140,10 +144,16 @@ impl Plan {
 
 /// A model's template, read as every model's is.
 fn chat_template(text: &str) -> ChatTemplate {
+    ChatTemplate::load(&ModelSource::folder(tokenizer_config(Some(text)).path())).expect("a template")
+}
+
+/// A folder that says what a model says of its tokenizer.
+fn tokenizer_config(template: Option<&str>) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = json!({"bos_token": "<bos>", "chat_template": text}).to_string();
-    std::fs::write(folder.path().join("tokenizer_config.json"), config).expect("a file");
-    ChatTemplate::load(&ModelSource::folder(folder.path())).expect("a template")
+    let bos = json!({"content": "<bos>", "lstrip": false});
+    let config = json!({"bos_token": bos, "chat_template": template, "model_max_length": 1e30, "padding_side": "left"});
+    std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).expect("a file");
+    folder
 }
 
 /// A server with the usual plan.

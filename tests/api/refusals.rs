@@ -216,6 +216,27 @@ async fn what_is_not_there() {
 }
 
 #[tokio::test]
+async fn what_else_openai_offers_is_not_there_and_the_reply_says_what_is() {
+    let server = server();
+    for (path, reason) in [
+        ("/v1/embeddings", "no embeddings"),
+        ("/v1/responses", "takes the whole conversation"),
+        ("/v1/responses/resp_1/cancel", "takes the whole conversation"),
+        ("/v1/files/a", "nothing is stored"),
+        ("/v1/images/generations", "text only"),
+        ("/v1/fine_tuning/jobs", "trainer"),
+        ("/v1/responsesx", "nothing is at this path"),
+        ("/nowhere", "nothing is at this path"),
+    ] {
+        for reply in [server.get(path).await, server.post(path, &json!({"input": "a"})).await] {
+            check(&reply, 404, "invalid_request_error", json!(null), json!(null));
+            assert!(reply.text.contains(reason), "{path}: {}", reply.text);
+            assert!(reply.text.contains("POST /v1/completions, /v1/chat/completions"), "{}", reply.text);
+        }
+    }
+}
+
+#[tokio::test]
 async fn methods_and_content_types() {
     let server = server();
     let reply = server.get("/v1/completions").await;
