@@ -15,7 +15,6 @@ use super::generation::{GenerationOptions, Own};
 use super::schema::count;
 use super::turn::{ChatCompletion, ChatCompletionChunk, Turns};
 use super::{App, JsonBody, logprobs, parameters};
-use crate::service::request::PromptEcho;
 use crate::service::{Chat, Prompts};
 use crate::text::chat_template::{Ending, Message};
 
@@ -162,7 +161,7 @@ impl ChatCompletionRequest {
             choices,
             max_tokens: newer.or(older),
             suffix: None,
-            echo: PromptEcho::Off,
+            echo: false,
             logprobs,
         })
     }

@@ -18,7 +18,6 @@ use super::progress::{DiffusionPart, StepProgress};
 use super::schema::{Delivery, Usage, count};
 use super::{App, JsonBody};
 use crate::service::Prompts;
-use crate::service::request::PromptEcho;
 
 /// A prompt or several.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
@@ -49,7 +48,7 @@ pub struct CompletionRequest {
     pub max_tokens: Option<i64>,
     /// A text that comes after the answer: the model fills the gap of `max_tokens` tokens between the prompt and it.
     pub suffix: Option<String>,
-    /// Repeat the prompt before each answer; with `logprobs` the prompt's tokens are scored, too.
+    /// Repeat the prompt before each answer; with `logprobs` the prompt's tokens are scored, too (by `diffusion.scoring`).
     #[schema(default = false)]
     pub echo: Option<bool>,
     /// Report the log-probability of every token, with so many of the most probable ones in its place.
@@ -218,11 +217,7 @@ impl CompletionRequest {
             choices,
             max_tokens: count("max_tokens", self.max_tokens)?,
             suffix: self.suffix,
-            echo: match (self.echo, self.logprobs) {
-                (Some(true), Some(_)) => PromptEcho::Scored,
-                (Some(true), None) => PromptEcho::Text,
-                _ => PromptEcho::Off,
-            },
+            echo: self.echo == Some(true),
             logprobs: logprobs::alternatives("logprobs", self.logprobs, logprobs::COMPLETION_ALTERNATIVES)?,
         })
     }

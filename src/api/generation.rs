@@ -83,7 +83,7 @@ pub struct Own {
     /// A text that follows.
     pub suffix: Option<String>,
     /// Whether the prompt comes before each answer.
-    pub echo: PromptEcho,
+    pub echo: bool,
     /// Alternatives to report per token; `None`: no scores are reported.
     pub logprobs: Option<usize>,
 }
@@ -135,6 +135,15 @@ impl GenerationOptions {
             let message = "is only possible with stream = true";
             return Err(ApiError::invalid("diffusion.progress", message));
         }
+        let echo = match (echo, logprobs.is_some(), diffusion.scoring) {
+            (true, true, rule) => PromptEcho::Scored(rule.unwrap_or_default()),
+            (_, _, Some(_)) => {
+                let message = "needs echo = true and logprobs: without them no prompt is scored";
+                return Err(ApiError::invalid("diffusion.scoring", message));
+            }
+            (true, false, None) => PromptEcho::Text,
+            (false, _, None) => PromptEcho::Off,
+        };
         Ok(Ask {
             prompts,
             choices,

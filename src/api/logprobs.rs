@@ -19,7 +19,8 @@ pub const CHAT_ALTERNATIVES: i64 = 20;
 pub struct CompletionLogprobs {
     /// Characters of the text before the token.
     pub text_offset: Vec<usize>,
-    /// Log-probability of the token; null for the first one of an echoed prompt, before which there is nothing.
+    /// Log-probability of the token; null for the first one of an echoed prompt that is scored by the chain rule, before which
+    /// there is nothing.
     pub token_logprobs: Vec<Option<f32>>,
     /// The token; `bytes:\xe4` if it is a part of a character.
     pub tokens: Vec<String>,

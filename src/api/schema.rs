@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::ApiError;
-use crate::decode::{Boundary, CacheMode, DecodeOptions, Method};
+use crate::decode::{Boundary, CacheMode, DecodeOptions, Method, ScoringRule};
 use crate::engine::{FinishReason, Progress};
 use crate::service::Service;
 
@@ -126,6 +126,10 @@ pub struct DiffusionOptions {
     /// `StepProgress`. It is a chunk without text; chunks of text do not change.
     #[schema(default = false)]
     pub progress: Option<bool>,
+    /// With `echo` and `logprobs`, and only with them: how the prompt's tokens are scored. `chain`: each behind those before
+    /// it, itself and all behind it masked. `pseudo`: each between all others, itself alone masked.
+    #[schema(value_type = Option<String>, pattern = "^(chain|pseudo)$", default = "chain")]
+    pub scoring: Option<ScoringRule>,
 }
 
 impl DiffusionOptions {

@@ -17,7 +17,7 @@ use std::ops::Range;
 pub use evolve::Phase;
 pub use options::{Boundary, CacheMode, DecodeOptions, DecodeParams, Method, OptionError, Unmask};
 pub use score::TokenScore;
-pub use scoring::Scoring;
+pub use scoring::{Scoring, ScoringRule};
 pub use snapshot::{MOST_CANDIDATES, MOST_WATCHED, Snapshot};
 
 use crate::engine::batch::RowsView;

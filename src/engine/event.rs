@@ -52,7 +52,7 @@ pub enum BlockEvent {
     Admitted,
     /// The prompt is scored, if that was asked for; comes before the first block.
     Scored {
-        /// The scores of all prompt tokens but the first.
+        /// The scores of the prompt's tokens, by the chain rule without the first.
         scores: Vec<TokenScore>,
     },
     /// A denoising step is done; only if asked for, and not told while the reader lags. Comes before the block that the

@@ -85,7 +85,7 @@ impl Sequence {
         let state = if request.sampling().progress { state.with_watcher() } else { state };
         let scoring = request
             .scores_prompt()
-            .map(|alternatives| Scoring::new(request.prompt(), model.mask_id, alternatives));
+            .map(|(rule, alternatives)| Scoring::new(rule, request.prompt(), model.mask_id, alternatives));
         let progress = Progress { seed: request.seed(), ..Progress::default() };
         Self { ticket, progress, last_tick: tick, long: None, scoring, state, slot }
     }

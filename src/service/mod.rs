@@ -23,7 +23,7 @@ pub use step::StepText;
 pub use stream::{Echo, TextEvent, TextStream};
 pub use tokens::Source;
 
-use crate::decode::DecodeOptions;
+use crate::decode::{DecodeOptions, ScoringRule};
 use crate::engine::{EngineHandle, SequenceError, SubmitError};
 use crate::text::chat_template::{ChatTemplate, Ending, Message};
 use crate::text::{Tokenizer, TokenizerConfig};
@@ -215,7 +215,10 @@ impl Service {
                 Prompts::Texts(texts) => texts[number / choices].clone(),
                 Prompts::Ids(_) | Prompts::Chat(_) => self.parts.tokenizer.decode(request.prompt()),
             },
-            scored: request.scores_prompt().and_then(|_| request.prompt().first().copied()),
+            scores: request.scores_prompt().map(|(rule, _)| match rule {
+                ScoringRule::Chain => request.prompt().first().copied(),
+                ScoringRule::Pseudo => None,
+            }),
         };
         requests.iter().enumerate().map(one).collect()
     }

@@ -66,9 +66,11 @@ impl ScoreTrack {
         }
     }
 
-    /// The prompt `text` goes before the answer: its tokens, the first and the scored others.
-    pub fn prompt(&mut self, text: &str, first: u32, scores: Vec<TokenScore>) -> Vec<ScoredToken> {
-        self.add(first, None, Vec::new(), TextPart::Prompt);
+    /// The prompt `text` goes before the answer: its tokens, a first one without a score and the scored others.
+    pub fn prompt(&mut self, text: &str, unscored: Option<u32>, scores: Vec<TokenScore>) -> Vec<ScoredToken> {
+        if let Some(first) = unscored {
+            self.add(first, None, Vec::new(), TextPart::Prompt);
+        }
         for score in scores {
             self.add(score.id, Some(score.log_probability), score.alternatives, TextPart::Prompt);
         }
@@ -148,7 +150,7 @@ mod tests {
     fn offsets_and_texts_of_tokens_are_those_of_the_text() {
         let mut track = ScoreTrack::new(tokenizer());
         let score = |id| TokenScore { id, log_probability: -1.0, alternatives: vec![] };
-        let tokens = track.prompt("the cat the", 0, vec![score(1), score(0)]);
+        let tokens = track.prompt("the cat the", Some(0), vec![score(1), score(0)]);
         let read: Vec<_> =
             tokens.iter().map(|t| (t.offset, String::from_utf8_lossy(&t.token.bytes).into_owned())).collect();
         assert_eq!(read, [(0, "the".to_owned()), (3, " cat".to_owned()), (7, " the".to_owned())]);

@@ -61,8 +61,8 @@ pub struct TextStream {
 pub struct Echo {
     /// Its text.
     pub text: String,
-    /// Its first token, if the tokens' scores are told, too.
-    pub scored: Option<u32>,
+    /// If its tokens' scores are told, too: the first token, where that has none.
+    pub scores: Option<Option<u32>>,
 }
 
 impl TextStream {
@@ -110,7 +110,7 @@ impl TextStream {
         // An engine that drops a sequence without a last word has lost it, or its reader was too slow.
         match event.unwrap_or(BlockEvent::Failed(SequenceError::Backend)) {
             BlockEvent::Admitted => {
-                if let Some(echo) = self.echo.take_if(|echo| echo.scored.is_none()) {
+                if let Some(echo) = self.echo.take_if(|echo| echo.scores.is_none()) {
                     self.later.push_back(TextEvent::Block { text: echo.text, tokens: Vec::new() });
                 }
                 TextEvent::Admitted
@@ -129,10 +129,10 @@ impl TextStream {
     }
 
     fn prompt(&mut self, scores: Vec<TokenScore>) -> TextEvent {
-        let Some(Echo { text, scored: Some(first) }) = self.echo.take() else {
+        let Some(Echo { text, scores: Some(unscored) }) = self.echo.take() else {
             return TextEvent::Block { text: String::new(), tokens: Vec::new() };
         };
-        let tokens = self.scores.prompt(&text, first, scores);
+        let tokens = self.scores.prompt(&text, unscored, scores);
         TextEvent::Block { text, tokens }
     }
 

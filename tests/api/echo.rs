@@ -80,6 +80,48 @@ async fn an_evaluation_harness_finds_the_score_of_every_continuation() {
 }
 
 #[tokio::test]
+async fn by_pseudo_likelihood_the_first_token_has_a_score_too() {
+    let server = server();
+    let ask = |scoring: &str| json!({"prompt": ids("a$c"), "max_tokens": 1, "echo": true, "logprobs": 1, "diffusion": {"scoring": scoring}});
+    let chain = server.completed(ask("chain")).await["choices"][0]["logprobs"].clone();
+    let pseudo = server.completed(ask("pseudo")).await["choices"][0]["logprobs"].clone();
+    assert_eq!(chain["token_logprobs"][0], json!(null));
+    let probability = |value: &Value| value.as_f64().map(|log| (log.exp() * 1e4).round() / 1e4);
+    let scores = pseudo["token_logprobs"].as_array().expect("a list");
+    let found: Vec<_> = scores[..3].iter().map(probability).collect();
+    assert_eq!(found, [Some(0.25), Some(0.5), Some(0.25)]);
+    let top = pseudo["top_logprobs"][0].as_object().expect("alternatives");
+    assert_eq!((probability(&top["$"]), probability(&top["a"]), top.len()), (Some(0.5), Some(0.25), 2));
+    for list in ["tokens", "text_offset"] {
+        assert_eq!(pseudo[list], chain[list], "{list}");
+    }
+    // A prompt of one token has a score by this rule alone.
+    let mut one = ask("pseudo");
+    one["prompt"] = json!(ids("a"));
+    one["max_tokens"] = json!(0);
+    let found = server.completed(one).await["choices"][0]["logprobs"]["token_logprobs"].clone();
+    assert_eq!(found.as_array().map(Vec::len), Some(1));
+    assert_eq!(probability(&found[0]), Some(0.25));
+}
+
+#[tokio::test]
+async fn a_rule_for_scores_that_nobody_asks_for_is_refused() {
+    let server = server();
+    for (echo, logprobs) in [(json!(true), json!(null)), (json!(null), json!(1))] {
+        let ask =
+            json!({"prompt": "a", "echo": echo, "logprobs": logprobs, "diffusion": {"scoring": "pseudo"}});
+        let error = server.complete(ask).await.json()["error"].clone();
+        assert_eq!((&error["param"], &error["code"]), (&json!("diffusion.scoring"), &json!("invalid_value")));
+    }
+    let messages = json!([{"role": "user", "content": "a"}]);
+    let chat = json!({"messages": messages, "logprobs": true, "diffusion": {"scoring": "chain"}});
+    let reply = server.post("/v1/chat/completions", &chat).await;
+    assert_eq!(reply.json()["error"]["param"], "diffusion.scoring");
+    let unknown = json!({"prompt": "a", "echo": true, "logprobs": 1, "diffusion": {"scoring": "both"}});
+    assert_eq!(server.complete(unknown).await.json()["error"]["param"], "diffusion.scoring");
+}
+
+#[tokio::test]
 async fn end_of_text_fills_its_place_behind_a_scored_prompt() {
     let server = server();
     let ask = json!({"prompt": [fake::BOS], "max_tokens": 1, "echo": true, "logprobs": 0});

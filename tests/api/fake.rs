@@ -217,7 +217,7 @@ impl Backend for FakeBackend {
         for (segment, seen) in batch.segments.iter().zip(seen) {
             for position in segment.targets.clone() {
                 if let Some(token) = given(segment) {
-                    assert_eq!(seen.len(), position, "everything from the scored token on is masked");
+                    assert_eq!(seen.len(), position, "the scored token is masked, and none before it");
                     let best = (letter('$'), 0.5);
                     let given = if token == best.0 { best } else { (token, 0.25) };
                     let top = [best, (letter('%'), 0.25), (letter('&'), 0.1)];

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use evotoken::backend::CandleBackend;
 use evotoken::backend::device::DeviceChoice;
-use evotoken::decode::{Attention, Boundary, CacheMode, DecodeOptions, Method, Snapshot, State};
+use evotoken::decode::{Attention, Boundary, CacheMode, DecodeOptions, Method, ScoringRule, Snapshot, State};
 use evotoken::engine::batch::{Backend, BackendError, SlotId, StepBatch, StepOutput};
 use evotoken::engine::{BlockEvent, EngineHandle, EngineLimits, ModelInfo, start};
 use evotoken::model::{ModelConfig, ModelSource};
@@ -107,8 +107,16 @@ fn wishes() -> impl Strategy<Value = SamplingOptions> {
     })
 }
 
+fn echoes() -> impl Strategy<Value = PromptEcho> {
+    prop_oneof![
+        Just(PromptEcho::Off),
+        Just(PromptEcho::Text),
+        Just(PromptEcho::Scored(ScoringRule::Chain)),
+        Just(PromptEcho::Scored(ScoringRule::Pseudo)),
+    ]
+}
+
 fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
-    let echo = prop_oneof![Just(PromptEcho::Off), Just(PromptEcho::Text), Just(PromptEcho::Scored)];
     let one = (
         proptest::collection::vec(2u32..100, 1..30),
         1usize..24,
@@ -123,7 +131,7 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
         prop_oneof![Just(None), (0.05f64..1.0).prop_map(Some)],
         prop_oneof![Just(0.0), Just(0.8)],
         any::<u64>(),
-        (wishes(), echo, proptest::collection::vec(2u32..100, 0..6)),
+        (wishes(), echoes(), proptest::collection::vec(2u32..100, 0..6)),
     );
     let one = one.prop_map(
         |(
