@@ -267,6 +267,12 @@ impl Service {
         let prompt_tokens = prompts.iter().map(|prompt| prompt.len() + suffix.len()).sum();
         let decode = ask.decode.or(self.parts.decode).or(defaults.decode);
         let temperature = ask.temperature.or(defaults.temperature).unwrap_or(0.0);
+        let sampling = SamplingOptions {
+            top_p: ask.sampling.top_p.or(defaults.top_p),
+            top_k: ask.sampling.top_k.or(defaults.top_k),
+            min_p: ask.sampling.min_p.or(defaults.min_p),
+            ..ask.sampling
+        };
         // 53 bits, which every client's JSON numbers hold: the seed is told with the answer.
         let seed = ask.seed.unwrap_or_else(|| random() >> 11);
         let mut requests = Vec::with_capacity(prompts.len() * ask.choices);
@@ -283,7 +289,7 @@ impl Service {
                     echo: ask.echo,
                     decode,
                     temperature,
-                    sampling: ask.sampling.clone(),
+                    sampling: sampling.clone(),
                     seed,
                     choice,
                     stop: ask.stop.clone(),

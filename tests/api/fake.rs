@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use evotoken::engine::batch::{Backend, BackendError, Segment, SlotId, StepBatch, StepOutput};
+use evotoken::engine::batch::{Backend, BackendError, Sampling, Segment, SlotId, StepBatch, StepOutput};
 use evotoken::text::Tokenizer;
 use serde_json::{Value, json};
 
@@ -152,6 +152,11 @@ impl FakeBackend {
         let mut logits = vec![0.0; VOCAB];
         logits[letter('$') as usize] = 1.0;
         logits[self.answer(segment.slot, position) as usize] = 9.0;
+        let draws = |sampling: &&Sampling| sampling.temperature > 0.0 && sampling.filters.top_k == 2;
+        if segment.sampling.as_ref().filter(draws).is_some() {
+            // Of two candidates a draw is the second.
+            logits[letter('$') as usize] = 10.0;
+        }
         if let Some(adjustment) = segment.sampling.as_ref().and_then(|sampling| sampling.adjustment.as_ref())
         {
             adjustment.apply(&mut logits, position);
