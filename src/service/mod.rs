@@ -79,6 +79,16 @@ pub enum Prompts {
     Chat(Chat),
 }
 
+impl Prompts {
+    /// Whether an answer goes on where the prompt ends. A turn of the model's is a text of its own.
+    fn go_on(&self) -> bool {
+        match self {
+            Self::Texts(_) | Self::Ids(_) => true,
+            Self::Chat(chat) => chat.ending == Ending::Open,
+        }
+    }
+}
+
 /// A conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chat {
@@ -195,12 +205,16 @@ impl Service {
     pub fn answer(&self, ask: Ask) -> Result<Answers, AskError> {
         let stop = ask.stop.clone();
         let prompts = (ask.echo != PromptEcho::Off).then(|| (ask.prompts.clone(), ask.choices));
+        let goes_on = ask.prompts.go_on();
         let (prompt_tokens, requests) = self.requests(ask)?;
         let echoes = prompts.map(|(prompts, choices)| self.echoes(&prompts, choices, &requests));
+        let tokenizer = &self.parts.tokenizer;
+        let last = |request: &GenerateRequest| tokenizer.last_word(request.prompt()).filter(|_| goes_on);
+        let before: Vec<Option<u32>> = requests.iter().map(last).collect();
         let deadline = self.parts.timeout.map(|timeout| Instant::now() + timeout);
         let sequences = self.parts.engine.submit(requests, deadline)?;
-        let text = |blocks| TextStream::new(blocks, self.parts.tokenizer.clone(), stop.clone());
-        let streams = sequences.into_iter().map(text);
+        let text = |blocks| TextStream::new(blocks, tokenizer.clone(), stop.clone());
+        let streams = std::iter::zip(sequences, before).map(|(blocks, last)| text(blocks).behind(last));
         let streams = match echoes {
             None => streams.collect(),
             Some(echoes) => std::iter::zip(streams, echoes).map(|(text, echo)| text.echoing(echo)).collect(),

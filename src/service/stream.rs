@@ -82,6 +82,16 @@ impl TextStream {
         }
     }
 
+    /// As what goes on where a text ends, whose [`Tokenizer::last_word`] this is; `None`: as a text of its own.
+    #[must_use]
+    pub fn behind(mut self, last: Option<u32>) -> Self {
+        if let Some(last) = last {
+            self.detokenizer = Detokenizer::behind(Arc::clone(&self.tokenizer), last);
+            self.scores.go_on();
+        }
+        self
+    }
+
     /// With the prompt before the answer.
     #[must_use]
     pub fn echoing(self, echo: Echo) -> Self {

@@ -23,6 +23,38 @@ async fn the_prompt_comes_before_every_answer() {
 }
 
 #[tokio::test]
+async fn the_answer_goes_on_where_the_prompt_ends() {
+    // The space before a text is not shown, but the answer, which begins with one, is none.
+    let server = Plan::with(|plan| plan.tokenizer = fake::stripping_tokenizer()).start();
+    for echo in [false, true] {
+        let ask = json!({"prompt": " a cat", "max_tokens": 6, "echo": echo, "logprobs": 0});
+        let choice = server.completed(ask).await["choices"][0].clone();
+        let (text, first) = if echo { (" a cat a cat", 7) } else { (" a cat", 0) };
+        assert_eq!(choice["text"], text);
+        let (tokens, offsets) = (&choice["logprobs"]["tokens"], &choice["logprobs"]["text_offset"]);
+        assert_eq!((&tokens[first], &tokens[first + 1]), (&json!(" "), &json!("a")));
+        let offset = if echo { 6 } else { 0 };
+        assert_eq!((&offsets[first], &offsets[first + 1]), (&json!(offset), &json!(offset + 1)));
+    }
+}
+
+#[tokio::test]
+async fn a_turn_is_a_text_of_its_own_unless_it_is_continued() {
+    let plan = |plan: &mut Plan| {
+        plan.tokenizer = fake::stripping_tokenizer();
+        plan.template = Some("{{ messages[-1].content }}");
+    };
+    let server = Plan::with(plan).start();
+    let mut ask = json!({"messages": [{"role": "user", "content": " a cat"}], "max_tokens": 6});
+    let turn = server.post("/v1/chat/completions", &ask).await.json();
+    assert_eq!(turn["choices"][0]["message"]["content"], "a cat");
+    ask["add_generation_prompt"] = json!(false);
+    ask["continue_final_message"] = json!(true);
+    let continued = server.post("/v1/chat/completions", &ask).await.json();
+    assert_eq!(continued["choices"][0]["message"]["content"], " a cat");
+}
+
+#[tokio::test]
 async fn a_stream_begins_with_the_prompt() {
     let server = server();
     for logprobs in [json!(null), json!(1)] {

@@ -32,6 +32,16 @@ pub const NO_MEMORY_CANVAS: usize = 77;
 
 /// Printable ASCII is one token a character, everything else one token a byte; a beginning-of-text token comes first.
 pub fn tokenizer() -> Arc<Tokenizer> {
+    decoded_by(json!([{"type": "ByteFallback"}, {"type": "Fuse"}]))
+}
+
+/// The same, but the space before a text is not shown, as SentencePiece's converted tokenizers have it.
+pub fn stripping_tokenizer() -> Arc<Tokenizer> {
+    let strip = json!({"type": "Strip", "content": " ", "start": 1, "stop": 0});
+    decoded_by(json!([{"type": "ByteFallback"}, {"type": "Fuse"}, strip]))
+}
+
+fn decoded_by(decoders: Value) -> Arc<Tokenizer> {
     let mut vocab = serde_json::Map::new();
     let mut add = |text: String| vocab.insert(text, json!(vocab.len()));
     for text in ["<mask>", "<eos>", "<bos>"] {
@@ -50,7 +60,7 @@ pub fn tokenizer() -> Arc<Tokenizer> {
             "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
             "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
             "special_tokens": {"<bos>": {"id": "<bos>", "ids": [BOS], "tokens": ["<bos>"]}}},
-        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "decoder": {"type": "Sequence", "decoders": decoders},
         "model": {"type": "BPE", "vocab": Value::Object(vocab), "merges": [], "byte_fallback": true}});
     Arc::new(Tokenizer::from_json(json.to_string().as_bytes()).expect("a valid tokenizer"))
 }

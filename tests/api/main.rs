@@ -33,8 +33,8 @@ use evotoken::model::ModelSource;
 use evotoken::service::request::Limits;
 use evotoken::service::{GenerationDefaults, Service, ServiceParts};
 use evotoken::telemetry::Metrics;
-use evotoken::text::TokenizerConfig;
 use evotoken::text::chat_template::ChatTemplate;
+use evotoken::text::{Tokenizer, TokenizerConfig};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -65,6 +65,7 @@ struct Plan {
     loaded: bool,
     /// Whether marker letters make the model misbehave.
     markers: bool,
+    tokenizer: Arc<Tokenizer>,
     /// Ticks wait for the test.
     gate: Option<fake::Gate>,
 }
@@ -88,6 +89,7 @@ impl Default for Plan {
             timeout: None,
             loaded: true,
             markers: true,
+            tokenizer: fake::tokenizer(),
             gate: None,
         }
     }
@@ -101,7 +103,7 @@ impl Plan {
     }
 
     fn start(self) -> Server {
-        let Self { settings, defaults, template, timeout, loaded, markers, gate } = self;
+        let Self { settings, defaults, template, timeout, loaded, markers, tokenizer, gate } = self;
         let names = match settings.model.served_names.as_slice() {
             [] => vec!["lab/echo".to_owned()],
             some => some.to_vec(),
@@ -124,7 +126,7 @@ impl Plan {
         let service = Service::new(ServiceParts {
             names,
             root: "echo-1".to_owned(),
-            tokenizer: fake::tokenizer(),
+            tokenizer,
             limits,
             max_choices: settings.limits.max_choices,
             timeout,
