@@ -52,7 +52,6 @@ pub struct ChatMessage {
 
 /// A request for the next turn of a conversation.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[schema(example = json!({"messages": [{"role": "user", "content": "Numbers: [30, 100, 93]\nTarget: 23"}]}))]
 pub struct ChatCompletionRequest {
     /// The conversation so far, at least one message; the model's own chat template makes a prompt of it.
     #[schema(required = true, nullable = false)]

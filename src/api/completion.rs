@@ -38,7 +38,6 @@ pub enum Prompt {
 
 /// A request for completions.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[schema(example = json!({"prompt": "Numbers: [30, 100, 93]\nTarget: 23", "max_tokens": 16}))]
 pub struct CompletionRequest {
     /// What to complete: at least one token, none of them the mask. Must be given.
     #[schema(required = true, nullable = false)]

@@ -117,7 +117,21 @@ pub enum ReadRefusals {
     /// An API key is asked for, and none or a wrong one came.
     #[response(status = 401)]
     Unauthorized(ErrorBody),
-    /// The model or the path does not exist.
+    /// The model is still loading.
+    #[response(status = 503)]
+    ServiceUnavailable(ErrorBody),
+}
+
+/// The refusals of the route that describes a model, for the API's description.
+#[derive(Debug, IntoResponses)]
+pub enum ModelRefusals {
+    /// The model's id in the path is no UTF-8.
+    #[response(status = 400)]
+    BadRequest(ErrorBody),
+    /// An API key is asked for, and none or a wrong one came.
+    #[response(status = 401)]
+    Unauthorized(ErrorBody),
+    /// The model does not exist.
     #[response(status = 404)]
     NotFound(ErrorBody),
     /// The model is still loading.

@@ -45,7 +45,7 @@ pub struct GenerationOptions {
     /// Divides positive logits, and multiplies negative ones, of tokens of the prompt and of the answer so far.
     #[schema(exclusive_minimum = 0, default = 1)]
     pub repetition_penalty: Option<f64>,
-    /// Key of the randomness: the same seed gives the same answers. Left out: a random one.
+    /// Key of the randomness, any whole number of 64 bits: the same seed gives the same answers. Left out: a random one.
     pub seed: Option<i64>,
     /// Up to 4 strings (the server's setting) that end an answer; they are not part of it.
     pub stop: Option<Stop>,

@@ -43,7 +43,8 @@ pub struct ChatLogprobs {
 pub struct ChatTokenLogprob {
     /// The token; `\xe4` if it is a part of a character.
     pub token: String,
-    /// Its log-probability.
+    /// Its log-probability (natural logarithm).
+    #[schema(maximum = 0)]
     pub logprob: f32,
     /// Its bytes.
     pub bytes: Vec<u8>,
@@ -56,7 +57,8 @@ pub struct ChatTokenLogprob {
 pub struct TopLogprob {
     /// The token; `\xe4` if it is a part of a character.
     pub token: String,
-    /// Its log-probability.
+    /// Its log-probability (natural logarithm).
+    #[schema(maximum = 0)]
     pub logprob: f32,
     /// Its bytes.
     pub bytes: Vec<u8>,

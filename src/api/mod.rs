@@ -6,6 +6,7 @@ pub mod body;
 pub mod chat;
 pub mod completion;
 pub mod error;
+mod examples;
 pub mod generation;
 pub mod logprobs;
 pub mod models;
@@ -107,14 +108,20 @@ fn described(app: &Arc<App>) -> OpenApiRouter<Arc<App>> {
     v1.routes(routes!(ops::health)).routes(routes!(ops::ready)).routes(routes!(ops::metrics))
 }
 
-/// The description of the API, as committed in `openapi.yaml`.
-pub fn openapi_yaml() -> String {
+/// The description of the API.
+pub fn openapi() -> utoipa::openapi::OpenApi {
     let app = Arc::new(App::new(ServerSettings::default(), Arc::new(Metrics::new())));
     let mut api = described(&app).into_openapi();
     let components = api.components.get_or_insert_default();
     let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
     components.security_schemes.insert("bearer".to_owned(), bearer.into());
-    api.to_yaml().expect("a description is plain data")
+    examples::add(&mut api);
+    api
+}
+
+/// The description of the API, as committed in `openapi.yaml`.
+pub fn openapi_yaml() -> String {
+    openapi().to_yaml().expect("a description is plain data")
 }
 
 /// All routes and what lies around them.

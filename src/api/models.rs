@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::error::{ApiError, ReadRefusals};
+use super::error::{ApiError, ModelRefusals, ReadRefusals};
 use super::schema::check_model;
 use crate::service::Service;
 
@@ -70,7 +70,7 @@ pub async fn list(State(app): State<Arc<App>>) -> Result<Json<ModelList>, ApiErr
 #[utoipa::path(get, path = "/v1/models/{model}", tag = "OpenAI", operation_id = "retrieveModel",
     security((), ("bearer" = [])),
     params(("model" = String, Path, description = "The model's id; a `/` in it may be written as it is.")),
-    responses((status = 200, description = "The model.", body = Model), ReadRefusals))]
+    responses((status = 200, description = "The model.", body = Model), ModelRefusals))]
 pub async fn describe(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Model>, ApiError> {
     find(&app, id)
 }

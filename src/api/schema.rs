@@ -210,7 +210,8 @@ pub struct DiffusionReport {
     /// Soft tokens that changed before their block was done.
     #[schema(minimum = 0)]
     pub revisions: usize,
-    /// Key of the randomness: the request's, or the one it got. Sent with the same request it gives the same answers.
+    /// Key of the randomness, any whole number of 64 bits: the request's, or the one it got. Sent with the same request it
+    /// gives the same answers.
     pub seed: i64,
 }
 

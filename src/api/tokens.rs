@@ -17,7 +17,6 @@ use crate::service::{Service, Source};
 
 /// A text or a conversation to be tokenized: exactly one of `prompt` and `messages`.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[schema(example = json!({"prompt": "Numbers: [30, 100, 93]\nTarget: 23"}))]
 pub struct TokenizeRequest {
     /// Which model; left out: the one that is served.
     pub model: Option<String>,
@@ -55,7 +54,6 @@ pub struct Tokens {
 
 /// Token ids to be read.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[schema(example = json!({"tokens": [5, 6, 7]}))]
 pub struct DetokenizeRequest {
     /// Which model; left out: the one that is served.
     pub model: Option<String>,
@@ -74,8 +72,6 @@ pub struct Detokenized {
 /// What the model says of its tokenizer: its `tokenizer_config.json`, of which only the fields that every model has are
 /// named here. Special tokens are texts; one that a model does not have is missing or null.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-#[schema(example = json!({"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": null, "model_max_length": 512,
-    "eos_token": "<eos>", "mask_token": "<mask>", "bos_token": "<bos>"}))]
 pub struct TokenizerInfo {
     /// The class of Hugging Face's that reads it.
     #[schema(value_type = String)]

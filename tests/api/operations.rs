@@ -48,6 +48,13 @@ async fn a_model_answers_to_all_its_names_and_calls_itself_by_the_first() {
 }
 
 #[tokio::test]
+async fn a_model_s_id_that_is_no_text_is_refused() {
+    let reply = server().get("/v1/models/%FF").await;
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+    assert_eq!(reply.json()["error"]["type"], "invalid_request_error");
+}
+
+#[tokio::test]
 async fn readiness_follows_the_model() {
     let server = Plan::with(|plan| plan.loaded = false).start();
     assert_eq!(server.get("/health").await.json(), json!({"status": "ok"}));
