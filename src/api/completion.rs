@@ -16,7 +16,7 @@ use super::generation::{GenerationOptions, Own};
 use super::logprobs::{self, CompletionLogprobs};
 use super::progress::{DiffusionPart, StepProgress};
 use super::schema::{Delivery, Usage, count};
-use super::{App, JsonBody};
+use super::{App, JsonBody, parameters};
 use crate::service::Prompts;
 
 /// A prompt or several.
@@ -168,7 +168,7 @@ pub async fn complete(
 ) -> Result<Response, ApiError> {
     let service = Arc::clone(app.ready()?);
     let options = GenerationOptions::parse(take(&mut request.options))?;
-    options.check(&service, &[])?;
+    options.check(&service, &parameters::COMPLETION)?;
     let (choices, delivery) = request.choices(&options)?;
     let mut ask = options.into_ask(request.own(choices)?)?;
     let shape = Texts { head: Head::new("cmpl", &service), scored: ask.sampling.logprobs.is_some() };

@@ -148,6 +148,16 @@ async fn parameters_that_cannot_be_honored() {
         ("prompt_logprobs", json!(0)),
         ("guided_choice", json!(["a", "b"])),
         ("structured_outputs", json!({"regex": "a+"})),
+        ("stop_token_ids", json!([5])),
+        ("allowed_token_ids", json!([5])),
+        ("bad_words", json!(["a"])),
+        ("logits_processors", json!(["f"])),
+        ("include_stop_str_in_output", json!(true)),
+        ("skip_special_tokens", json!(false)),
+        ("truncate_prompt_tokens", json!(5)),
+        ("return_tokens_as_token_ids", json!(true)),
+        ("return_token_ids", json!(true)),
+        ("add_special_tokens", json!(false)),
     ] {
         let reply = server.complete(json!({"prompt": "a", param: value})).await;
         client_error(&reply, json!(param), json!("unsupported_parameter"));
