@@ -39,6 +39,9 @@ pub struct Flags {
     /// PEFT LoRA folder, merged into the model's weights
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
+    /// What clients may call the model; answers carry the first
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    pub served_model_name: Vec<String>,
     /// Where the model runs
     #[arg(long)]
     pub device: Option<DeviceChoice>,
@@ -152,6 +155,7 @@ impl Settings {
                 .try_parsing(true)
                 .list_separator(",")
                 .with_list_parse_key("server.cors_origins")
+                .with_list_parse_key("model.served_names")
                 .source(Some(mine));
             settings = read(&builder.add_source(source), &place)?;
         }
@@ -164,14 +168,15 @@ impl Settings {
         self.server.host = flags.host.unwrap_or(self.server.host);
         self.server.port = flags.port.unwrap_or(self.server.port);
         self.model.device = flags.device.unwrap_or(self.model.device);
+        // Each key by itself: a flag for one of them takes nothing away from the others.
         if let Some(model) = &flags.model {
-            // The file's adapter and name belong to the file's model.
             self.model.path = Some(model.clone());
-            self.model.adapter = None;
-            self.model.served_name = None;
         }
         if let Some(adapter) = &flags.adapter {
             self.model.adapter = Some(adapter.clone());
+        }
+        if !flags.served_model_name.is_empty() {
+            self.model.served_names.clone_from(&flags.served_model_name);
         }
     }
 
@@ -207,6 +212,15 @@ impl Settings {
         }
         if self.server.api_keys.iter().any(str::is_empty) {
             return Err(SettingsError::new("settings", "server.api_keys must not hold an empty key"));
+        }
+        let names = &self.model.served_names;
+        if let Some(name) = names.iter().find(|name| name.trim().is_empty()) {
+            let message = format!("model.served_names: {name:?} is no name");
+            return Err(SettingsError::new("settings", message));
+        }
+        if let Some((_, name)) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
+            let message = format!("model.served_names: {name:?} stands twice");
+            return Err(SettingsError::new("settings", message));
         }
         let unusable = |origin: &&String| origin.is_empty() || !origin.bytes().all(|b| b.is_ascii_graphic());
         if let Some(origin) = self.server.cors_origins.iter().find(unusable) {

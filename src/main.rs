@@ -14,12 +14,12 @@ use evotoken::backend::CandleBackend;
 use evotoken::config::{self, Flags, LogFormat, Settings};
 use evotoken::decode::Attention;
 use evotoken::engine::{self, EngineHandle, ModelInfo};
-use evotoken::model::bundled;
+use evotoken::model::{ModelSource, bundled};
 use evotoken::service::request::Limits;
 use evotoken::service::{GenerationDefaults, Service, ServiceParts};
 use evotoken::telemetry::{self, Metrics};
-use evotoken::text::Tokenizer;
 use evotoken::text::chat_template::ChatTemplate;
+use evotoken::text::{Tokenizer, TokenizerConfig};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -69,11 +69,12 @@ async fn run(flags: &Flags) -> Result<()> {
         () = signals.next() => return Ok(()),
     };
     service.warm_up().await.context("the model cannot answer")?;
-    let name = service.name().to_owned();
+    let names = service.names().to_vec();
     app.open(service);
-    tracing::info!(%address, model = name, "ready");
+    let adapter = settings.model.adapter.as_ref().map(|folder| folder.display().to_string());
+    tracing::info!(%address, models = ?names, adapter, "ready");
     if settings.log.format == LogFormat::Text {
-        greet(address, &name);
+        greet(address, &names[0]);
     }
 
     signals.next().await;
@@ -95,6 +96,7 @@ fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHa
         CandleBackend::load(&source, adapter, settings.model.device).with_context(|| place.clone())?;
     let tokenizer = Arc::new(Tokenizer::load(&source).with_context(|| place.clone())?);
     let template = ChatTemplate::find(&source).with_context(|| place.clone())?;
+    let texts = TokenizerConfig::load(&source).with_context(|| place.clone())?;
     let defaults = GenerationDefaults::load(&source, adapter).with_context(|| place.clone())?;
     let config = backend.config();
     let eos_ids = defaults.eos_ids.clone().unwrap_or_else(|| config.eos_ids.clone());
@@ -112,7 +114,8 @@ fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHa
     let engine =
         engine::start(backend, info, (&settings.engine).into(), metrics).context("the engine thread")?;
     let service = Service::new(ServiceParts {
-        name: settings.model.served_name.clone().unwrap_or_else(|| source.name()),
+        names: served_names(&settings.model.served_names, &source),
+        root: source.name(),
         tokenizer,
         limits,
         max_choices: settings.limits.max_choices,
@@ -121,7 +124,12 @@ fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHa
         defaults,
         engine: engine.clone(),
     });
-    Ok((service.with_chat_template(template), engine))
+    Ok((service.with_texts(template, texts), engine))
+}
+
+/// What clients may call the model: as they were told, else as it calls itself.
+fn served_names(names: &[String], source: &ModelSource) -> Vec<String> {
+    if names.is_empty() { vec![source.name()] } else { names.to_vec() }
 }
 
 fn greet(address: SocketAddr, model: &str) {

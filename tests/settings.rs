@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use clap::Parser;
 use evotoken::backend::device::DeviceChoice;
 use evotoken::config::{Flags, Settings};
 use evotoken::decode::DecodeOptions;
@@ -84,7 +85,7 @@ fn flags_go_before_the_environment_and_the_environment_before_the_file() {
         ("EVOTOKEN__ENGINE__QUEUE", "77"),
         ("EVOTOKEN__DECODE__THRESHOLD", "0.5"),
         ("EVOTOKEN__SERVER__API_KEYS", "one,two"),
-        ("EVOTOKEN__MODEL__SERVED_NAME", "12"),
+        ("EVOTOKEN__MODEL__SERVED_NAMES", "12,lab/echo"),
         ("OTHER__SERVER__PORT", "9"),
     ]);
     let flags = Flags { port: Some(3), device: Some(DeviceChoice::Cpu), ..Flags::default() };
@@ -94,9 +95,28 @@ fn flags_go_before_the_environment_and_the_environment_before_the_file() {
     assert_eq!((settings.engine.slots, settings.engine.queue), (5, 77));
     assert_eq!(settings.decode.threshold, Some(0.5));
     assert_eq!(settings.server.api_keys.iter().collect::<Vec<_>>(), ["one", "two"]);
-    assert_eq!(settings.model.served_name.as_deref(), Some("12"));
+    assert_eq!(settings.model.served_names, ["12", "lab/echo"]);
     assert_eq!(settings.model.adapter, Some(PathBuf::from("a")));
     assert_eq!(settings.model.device, DeviceChoice::Cpu);
+}
+
+#[test]
+fn a_flag_for_the_model_takes_nothing_else_from_the_settings() {
+    let file = "[model]\npath = \"m\"\nadapter = \"a\"\nserved_names = [\"x\"]";
+    let load = |arguments: &[&str]| {
+        let flags = Flags::try_parse_from([&["evotoken"], arguments].concat()).expect("valid flags");
+        let file = Some(("server.toml".to_owned(), file.to_owned()));
+        Settings::from_layers(file, HashMap::new(), &flags).expect("valid settings").model
+    };
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let model = load(&["--model", "n"]);
+    assert_eq!((model.path, model.adapter), (Some(PathBuf::from("n")), Some(PathBuf::from("a"))));
+    assert_eq!(model.served_names, names(&["x"]));
+    let model = load(&["--served-model-name", "lab/y", "z", "--adapter", "b"]);
+    assert_eq!((model.path, model.adapter), (Some(PathBuf::from("m")), Some(PathBuf::from("b"))));
+    assert_eq!(model.served_names, names(&["lab/y", "z"]));
+    let model = load(&["--served-model-name", "y", "--served-model-name", "z"]);
+    assert_eq!(model.served_names, names(&["y", "z"]));
 }
 
 #[test]
@@ -119,6 +139,9 @@ fn a_mistake_is_named_with_its_place_and_key() {
         ("[engine]\nqueue = 8", &["limits.max_choices", "engine.queue"]),
         ("[server]\nbody_timeout_s = 0", &["server.body_timeout_s", "between 1"]),
         ("[server]\ncors_origins = [\"a b\"]", &["server.cors_origins", "a b"]),
+        ("[model]\nserved_names = [\"a\", \" \"]", &["model.served_names", "\" \""]),
+        ("[model]\nserved_names = [\"a\", \"a\"]", &["model.served_names", "twice"]),
+        ("[model]\nserved_name = \"a\"", &["server.toml: model", "served_name", "`served_names`"]),
         ("[server\n", &["server.toml", "line 1"]),
     ] {
         let message = from_file(text).expect_err(text);

@@ -12,7 +12,7 @@ use super::schema::{Delivery, DiffusionReport, Usage, finish_reason};
 use super::sse;
 use crate::engine::{FinishReason, Progress};
 use crate::service::scored::{ScoredToken, TextPart};
-use crate::service::{Answers, Ask, Service, TextEvent, random, unix_seconds};
+use crate::service::{Answers, Ask, Service, StepText, TextEvent, random, unix_seconds};
 
 /// What all bodies and chunks of one reply have in common.
 #[derive(Debug, Clone)]
@@ -54,6 +54,8 @@ impl End {
 pub enum Piece {
     /// It runs; there is no text yet.
     Opened,
+    /// What a denoising step left behind.
+    Step(Box<StepText>),
     /// What came to its text, and the scores of the tokens behind it if asked for.
     Text(String, Vec<ScoredToken>),
     /// The last of its text and scores, and how it ended.
@@ -136,7 +138,7 @@ async fn whole(answers: Answers) -> Result<(Vec<Answer>, Usage), ApiError> {
     while let Some((index, event)) = events.next().await {
         let answer = &mut found[index];
         match event {
-            TextEvent::Admitted => {}
+            TextEvent::Admitted | TextEvent::Step(_) => {}
             TextEvent::Block { text, tokens } => answer.push(&text, tokens),
             TextEvent::Finished { text, tokens, reason, progress } => {
                 answer.push(&text, tokens);

@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, header};
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
+use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
 
 use super::App;
@@ -78,21 +79,33 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let syntax = |error: &serde_json::Error| ApiError::Syntax(format!("the body is not valid JSON: {error}"));
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        if error.inner().classify() != Category::Data {
-            return syntax(error.inner());
-        }
-        let (path, message) = (error.path().to_string(), error.inner().to_string());
-        let param = Some(path).filter(|path| path != ".");
-        // serde_json tells a wrong value from a wrong type only in its text.
-        let value = ["invalid value", "unknown field", "unknown variant"]
-            .iter()
-            .any(|start| message.starts_with(start));
-        match param {
-            Some(param) if value => ApiError::Invalid { param, message },
-            Some(param) => ApiError::WrongType { message: format!("{param}: {message}"), param: Some(param) },
-            None => ApiError::WrongType { param: None, message },
+        match error.inner().classify() {
+            Category::Data => wrong(&error),
+            _ => syntax(error.inner()),
         }
     })?;
     deserializer.end().map_err(|error| syntax(&error))?;
     Ok(parsed)
+}
+
+/// Fields of a body that were set aside when it was parsed.
+///
+/// # Errors
+/// As for the body: the path of what is wrong.
+pub fn parse_fields<T: DeserializeOwned>(fields: Map<String, Value>) -> Result<T, ApiError> {
+    serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| wrong(&error))
+}
+
+/// JSON that is not what it should be.
+fn wrong(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+    let (path, message) = (error.path().to_string(), error.inner().to_string());
+    let param = Some(path).filter(|path| path != ".");
+    // serde_json tells a wrong value from a wrong type only in its text.
+    let value =
+        ["invalid value", "unknown field", "unknown variant"].iter().any(|start| message.starts_with(start));
+    match param {
+        Some(param) if value => ApiError::Invalid { param, message },
+        Some(param) => ApiError::WrongType { message: format!("{param}: {message}"), param: Some(param) },
+        None => ApiError::WrongType { param: None, message },
+    }
 }

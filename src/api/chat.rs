@@ -1,22 +1,21 @@
 //! `POST /v1/chat/completions`.
 
-use std::collections::BTreeMap;
+use std::mem::take;
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::answer::{self, Head};
 use super::error::{ApiError, Refusals};
-use super::logprobs;
-use super::schema::{Delivery, DiffusionOptions, Stop, StreamOptions, check_model, count, logit_bias};
+use super::generation::{GenerationOptions, Own};
+use super::schema::count;
 use super::turn::{ChatCompletion, ChatCompletionChunk, Turns};
-use super::{App, JsonBody, parameters};
-use crate::service::request::PromptEcho;
-use crate::service::{Ask, Chat, Prompts, SamplingOptions};
+use super::{App, JsonBody, logprobs, parameters};
+use crate::service::{Chat, Prompts};
 use crate::text::chat_template::{Ending, Message};
 
 /// What is said in a message.
@@ -51,13 +50,9 @@ pub struct ChatMessage {
     pub content: Option<Content>,
 }
 
-/// A request for the next turn of a conversation. `null` means the same as leaving a field out; unknown fields are
-/// ignored. Parameters of OpenAI's that are not listed here are refused unless their value asks for nothing.
+/// A request for the next turn of a conversation.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[schema(example = json!({"messages": [{"role": "user", "content": "Numbers: [30, 100, 93]\nTarget: 23"}]}))]
 pub struct ChatCompletionRequest {
-    /// Which model; left out: the one that is served.
-    pub model: Option<String>,
     /// The conversation so far, at least one message; the model's own chat template makes a prompt of it.
     #[schema(required = true, nullable = false)]
     pub messages: Option<Vec<ChatMessage>>,
@@ -67,67 +62,22 @@ pub struct ChatCompletionRequest {
     /// The older name of `max_completion_tokens`, which goes before it.
     #[schema(minimum = 1)]
     pub max_tokens: Option<i64>,
-    /// Randomness of the guesses; 0 takes the most probable tokens. Left out: what the model recommends, else 0.
-    #[schema(minimum = 0, maximum = 2)]
-    pub temperature: Option<f64>,
-    /// Added to the logits of tokens (id to a number from -100 to 100) before everything else; up to 300 tokens.
-    #[schema(example = json!({"50": -100}))]
-    pub logit_bias: Option<BTreeMap<String, f64>>,
-    /// A draw takes one of the fewest most probable tokens that have this share of the probability. Without effect at
-    /// temperature 0.
-    #[schema(minimum = 0, maximum = 1, default = 1)]
-    pub top_p: Option<f64>,
-    /// A draw takes one of so many most probable tokens; 0 and -1: of all. Without effect at temperature 0.
-    #[schema(minimum = -1, default = 0)]
-    pub top_k: Option<i64>,
-    /// A draw takes a token at least this fraction as probable as the most probable one. Without effect at temperature 0.
-    #[schema(minimum = 0, maximum = 1, default = 0)]
-    pub min_p: Option<f64>,
-    /// Subtracted from the logits of tokens for each time they are in the answer so far.
-    #[schema(minimum = -2, maximum = 2, default = 0)]
-    pub frequency_penalty: Option<f64>,
-    /// Subtracted from the logits of tokens that are in the answer so far.
-    #[schema(minimum = -2, maximum = 2, default = 0)]
-    pub presence_penalty: Option<f64>,
-    /// Divides positive logits, and multiplies negative ones, of tokens of the prompt and of the answer so far.
-    #[schema(exclusive_minimum = 0, default = 1)]
-    pub repetition_penalty: Option<f64>,
-    /// Key of the randomness: the same seed gives the same answers. Left out: a random one.
-    pub seed: Option<i64>,
-    /// Up to 4 strings (the server's setting) that end an answer; they are not part of it.
-    pub stop: Option<Stop>,
-    /// End-of-text cannot end an answer before it has so many tokens; a stop string can.
-    #[schema(minimum = 0, default = 0)]
-    pub min_tokens: Option<i64>,
-    /// End-of-text is never written: an answer has all the tokens it has room for, unless a stop string ends it.
-    #[schema(default = false)]
-    pub ignore_eos: Option<bool>,
-    /// Answers; limited by the server.
-    #[schema(minimum = 1, default = 1)]
-    pub n: Option<i64>,
     /// Report the log-probability of every token of the text.
     #[schema(default = false)]
     pub logprobs: Option<bool>,
     /// With `logprobs`: and so many of the most probable tokens in its place.
     #[schema(minimum = 0, maximum = 20, default = 0)]
     pub top_logprobs: Option<i64>,
-    /// Send text as server-sent events, one per finished block.
-    #[schema(default = false)]
-    pub stream: Option<bool>,
-    /// Only with `stream`.
-    pub stream_options: Option<StreamOptions>,
-    /// How to denoise.
-    pub diffusion: Option<DiffusionOptions>,
     /// Begin the model's turn behind the last message.
     #[schema(default = true)]
     pub add_generation_prompt: Option<bool>,
     /// Leave the last message open, so that the answer goes on where it ends. Needs `add_generation_prompt` = false.
     #[schema(default = false)]
     pub continue_final_message: Option<bool>,
-    /// Parameters that are refused or have no effect.
+    /// What every request that generates may say.
     #[serde(flatten)]
-    #[schema(ignore)]
-    pub rest: BTreeMap<String, Value>,
+    #[schema(value_type = GenerationOptions)]
+    pub options: Map<String, Value>,
 }
 
 /// Continue a conversation. With `stream` the reply is a stream of server-sent events: per answer one chunk with the role,
@@ -140,14 +90,15 @@ pub struct ChatCompletionRequest {
     Refusals))]
 pub async fn complete(
     State(app): State<Arc<App>>,
-    JsonBody(request): JsonBody<ChatCompletionRequest>,
+    JsonBody(mut request): JsonBody<ChatCompletionRequest>,
 ) -> Result<Response, ApiError> {
     let service = Arc::clone(app.ready()?);
-    check_model(request.model.as_deref(), service.name())?;
-    parameters::check(&request.rest, &parameters::CHAT)?;
-    let delivery = Delivery::new(request.stream, request.stream_options)?;
+    let options = GenerationOptions::parse(take(&mut request.options))?;
+    options.check(&service, &parameters::CHAT)?;
+    let delivery = options.delivery()?;
     let newer = request.max_completion_tokens.is_some();
-    let ask = request.into_ask()?;
+    let own = request.own(options.choices()?)?;
+    let ask = options.into_ask(own)?;
     let shape = Turns { head: Head::new("chatcmpl", &service), scored: ask.sampling.logprobs.is_some() };
     answer::reply(service, ask, delivery, shape).await.map_err(|error| in_chat_s_words(error, newer))
 }
@@ -193,7 +144,7 @@ pub fn conversation(
 }
 
 impl ChatCompletionRequest {
-    fn into_ask(self) -> Result<Ask, ApiError> {
+    fn own(self, choices: usize) -> Result<Own, ApiError> {
         let messages = self.messages.ok_or_else(|| ApiError::invalid("messages", "must be given"))?;
         let chat = conversation(messages, self.add_generation_prompt, self.continue_final_message)?;
         let top = logprobs::alternatives("top_logprobs", self.top_logprobs, logprobs::CHAT_ALTERNATIVES)?;
@@ -204,28 +155,13 @@ impl ChatCompletionRequest {
         };
         let newer = count("max_completion_tokens", self.max_completion_tokens)?;
         let older = count("max_tokens", self.max_tokens)?;
-        Ok(Ask {
+        Ok(Own {
             prompts: Prompts::Chat(chat),
-            choices: count("n", self.n)?.unwrap_or(1),
+            choices,
             max_tokens: newer.or(older),
             suffix: None,
-            echo: PromptEcho::Off,
-            temperature: self.temperature,
-            sampling: SamplingOptions {
-                min_tokens: count("min_tokens", self.min_tokens)?,
-                ignore_eos: self.ignore_eos.unwrap_or(false),
-                logit_bias: logit_bias(self.logit_bias)?,
-                top_p: self.top_p,
-                top_k: self.top_k,
-                min_p: self.min_p,
-                frequency_penalty: self.frequency_penalty,
-                presence_penalty: self.presence_penalty,
-                repetition_penalty: self.repetition_penalty,
-                logprobs,
-            },
-            seed: self.seed.map(i64::cast_unsigned),
-            stop: self.stop.map_or_else(Vec::new, Stop::into_vec),
-            decode: self.diffusion.unwrap_or_default().into_options()?,
+            echo: false,
+            logprobs,
         })
     }
 }

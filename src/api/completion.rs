@@ -1,24 +1,23 @@
 //! `POST /v1/completions`.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::mem::take;
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::answer::{self, Answer, Head, Piece, Shape};
 use super::error::{ApiError, Refusals};
+use super::generation::{GenerationOptions, Own};
 use super::logprobs::{self, CompletionLogprobs};
-use super::schema::{
-    Delivery, DiffusionOptions, DiffusionReport, Stop, StreamOptions, Usage, check_model, count, logit_bias,
-};
+use super::progress::{DiffusionPart, StepProgress};
+use super::schema::{Delivery, Usage, count};
 use super::{App, JsonBody, parameters};
-use crate::service::request::PromptEcho;
-use crate::service::{Ask, Prompts, SamplingOptions};
+use crate::service::Prompts;
 
 /// A prompt or several.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
@@ -37,13 +36,9 @@ pub enum Prompt {
     ManyIds(Vec<Vec<u32>>),
 }
 
-/// A request for completions. `null` means the same as leaving a field out; unknown fields are ignored. Parameters of
-/// OpenAI's that are not listed here are refused unless their value asks for nothing.
+/// A request for completions.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[schema(example = json!({"prompt": "Numbers: [30, 100, 93]\nTarget: 23", "max_tokens": 16}))]
 pub struct CompletionRequest {
-    /// Which model; left out: the one that is served.
-    pub model: Option<String>,
     /// What to complete: at least one token, none of them the mask. Must be given.
     #[schema(required = true, nullable = false)]
     pub prompt: Option<Prompt>,
@@ -52,65 +47,20 @@ pub struct CompletionRequest {
     pub max_tokens: Option<i64>,
     /// A text that comes after the answer: the model fills the gap of `max_tokens` tokens between the prompt and it.
     pub suffix: Option<String>,
-    /// Repeat the prompt before each answer; with `logprobs` the prompt's tokens are scored, too.
+    /// Repeat the prompt before each answer; with `logprobs` the prompt's tokens are scored, too (by `diffusion.scoring`).
     #[schema(default = false)]
     pub echo: Option<bool>,
-    /// Randomness of the guesses; 0 takes the most probable tokens. Left out: what the model recommends, else 0.
-    #[schema(minimum = 0, maximum = 2)]
-    pub temperature: Option<f64>,
-    /// Added to the logits of tokens (id to a number from -100 to 100) before everything else; up to 300 tokens.
-    #[schema(example = json!({"50": -100}))]
-    pub logit_bias: Option<BTreeMap<String, f64>>,
-    /// A draw takes one of the fewest most probable tokens that have this share of the probability. Without effect at
-    /// temperature 0.
-    #[schema(minimum = 0, maximum = 1, default = 1)]
-    pub top_p: Option<f64>,
-    /// A draw takes one of so many most probable tokens; 0 and -1: of all. Without effect at temperature 0.
-    #[schema(minimum = -1, default = 0)]
-    pub top_k: Option<i64>,
-    /// A draw takes a token at least this fraction as probable as the most probable one. Without effect at temperature 0.
-    #[schema(minimum = 0, maximum = 1, default = 0)]
-    pub min_p: Option<f64>,
-    /// Subtracted from the logits of tokens for each time they are in the answer so far.
-    #[schema(minimum = -2, maximum = 2, default = 0)]
-    pub frequency_penalty: Option<f64>,
-    /// Subtracted from the logits of tokens that are in the answer so far.
-    #[schema(minimum = -2, maximum = 2, default = 0)]
-    pub presence_penalty: Option<f64>,
-    /// Divides positive logits, and multiplies negative ones, of tokens of the prompt and of the answer so far.
-    #[schema(exclusive_minimum = 0, default = 1)]
-    pub repetition_penalty: Option<f64>,
-    /// Key of the randomness: the same seed gives the same answers. Left out: a random one.
-    pub seed: Option<i64>,
-    /// Up to 4 strings (the server's setting) that end an answer; they are not part of it.
-    pub stop: Option<Stop>,
-    /// End-of-text cannot end an answer before it has so many tokens; a stop string can.
-    #[schema(minimum = 0, default = 0)]
-    pub min_tokens: Option<i64>,
-    /// End-of-text is never written: an answer has all the tokens it has room for, unless a stop string ends it.
-    #[schema(default = false)]
-    pub ignore_eos: Option<bool>,
-    /// Answers per prompt; prompts times `n` is limited by the server.
-    #[schema(minimum = 1, default = 1)]
-    pub n: Option<i64>,
     /// Report the log-probability of every token, with so many of the most probable ones in its place.
     #[schema(minimum = 0, maximum = 5)]
     pub logprobs: Option<i64>,
-    /// Send text as server-sent events, one per finished block.
-    #[schema(default = false)]
-    pub stream: Option<bool>,
-    /// Only with `stream`.
-    pub stream_options: Option<StreamOptions>,
-    /// How to denoise.
-    pub diffusion: Option<DiffusionOptions>,
     /// Generate so many answers per prompt and send the `n` whose tokens have the highest mean log-probability, best
     /// first. Left out: `n`. Not with `stream`.
     #[schema(minimum = 1)]
     pub best_of: Option<i64>,
-    /// Parameters that are refused or have no effect.
+    /// What every request that generates may say.
     #[serde(flatten)]
-    #[schema(ignore)]
-    pub rest: BTreeMap<String, Value>,
+    #[schema(value_type = GenerationOptions)]
+    pub options: Map<String, Value>,
 }
 
 /// Completions, whole or (as a stream's chunk) in part.
@@ -146,9 +96,9 @@ pub struct CompletionChoice {
     pub finish_reason: Option<&'static str>,
     /// Log-probabilities of the tokens; in a stream of those whose text is out. Null unless asked for.
     pub logprobs: Option<CompletionLogprobs>,
-    /// What the answer cost; in a stream on the chunk with `finish_reason`.
+    /// What the answer cost; in a stream on the chunk with `finish_reason`, and on chunks of `progress` what a step did.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub diffusion: Option<DiffusionReport>,
+    pub diffusion: Option<DiffusionPart>,
 }
 
 /// Replies of this endpoint.
@@ -166,7 +116,8 @@ impl Texts {
 
     fn choice(&self, index: usize, answer: Answer) -> CompletionChoice {
         let Answer { text, tokens, end } = answer;
-        let (finish_reason, diffusion) = (end.map(|end| end.finish_reason), end.map(|end| end.diffusion));
+        let finish_reason = end.map(|end| end.finish_reason);
+        let diffusion = end.map(|end| DiffusionPart::Report(end.diffusion));
         let logprobs = self.scored.then(|| CompletionLogprobs::new(&tokens));
         CompletionChoice { index, text, finish_reason, logprobs, diffusion }
     }
@@ -185,6 +136,13 @@ impl Shape for Texts {
     fn piece(&self, index: usize, piece: Piece, usage: Option<Option<Usage>>) -> Option<Completion> {
         let answer = match piece {
             Piece::Opened => return None,
+            Piece::Step(step) => {
+                let progress = Box::new(StepProgress::from(*step));
+                let diffusion = Some(DiffusionPart::Progress { progress });
+                let text = String::new();
+                let choice = CompletionChoice { index, text, finish_reason: None, logprobs: None, diffusion };
+                return Some(self.completion(vec![choice], usage));
+            }
             Piece::Text(text, tokens) => Answer { text, tokens, end: None },
             Piece::Ended(text, tokens, end) => Answer { text, tokens, end: Some(end) },
         };
@@ -206,13 +164,13 @@ impl Shape for Texts {
     Refusals))]
 pub async fn complete(
     State(app): State<Arc<App>>,
-    JsonBody(request): JsonBody<CompletionRequest>,
+    JsonBody(mut request): JsonBody<CompletionRequest>,
 ) -> Result<Response, ApiError> {
     let service = Arc::clone(app.ready()?);
-    check_model(request.model.as_deref(), service.name())?;
-    parameters::check(&request.rest, &[])?;
-    let (choices, delivery) = request.choices()?;
-    let mut ask = request.into_ask(choices)?;
+    let options = GenerationOptions::parse(take(&mut request.options))?;
+    options.check(&service, &parameters::COMPLETION)?;
+    let (choices, delivery) = request.choices(&options)?;
+    let mut ask = options.into_ask(request.own(choices)?)?;
     let shape = Texts { head: Head::new("cmpl", &service), scored: ask.sampling.logprobs.is_some() };
     let selects = matches!(delivery, Delivery::Best { .. });
     if selects {
@@ -229,9 +187,9 @@ pub async fn complete(
 
 impl CompletionRequest {
     /// How many answers per prompt are generated, and how they are sent.
-    fn choices(&self) -> Result<(usize, Delivery), ApiError> {
-        let delivery = Delivery::new(self.stream, self.stream_options)?;
-        let kept = count("n", self.n)?.unwrap_or(1);
+    fn choices(&self, options: &GenerationOptions) -> Result<(usize, Delivery), ApiError> {
+        let delivery = options.delivery()?;
+        let kept = options.choices()?;
         let of = count("best_of", self.best_of)?.unwrap_or(kept);
         match (of.cmp(&kept), delivery) {
             (Ordering::Less, _) => {
@@ -245,7 +203,7 @@ impl CompletionRequest {
         }
     }
 
-    fn into_ask(self, choices: usize) -> Result<Ask, ApiError> {
+    fn own(self, choices: usize) -> Result<Own, ApiError> {
         let prompts = match self.prompt {
             None => return Err(ApiError::invalid("prompt", "must be given")),
             Some(Prompt::Text(text)) => Prompts::Texts(vec![text]),
@@ -253,36 +211,13 @@ impl CompletionRequest {
             Some(Prompt::Ids(ids)) => Prompts::Ids(vec![ids]),
             Some(Prompt::ManyIds(ids)) => Prompts::Ids(ids),
         };
-        Ok(Ask {
+        Ok(Own {
             prompts,
             choices,
             max_tokens: count("max_tokens", self.max_tokens)?,
             suffix: self.suffix,
-            echo: match (self.echo, self.logprobs) {
-                (Some(true), Some(_)) => PromptEcho::Scored,
-                (Some(true), None) => PromptEcho::Text,
-                _ => PromptEcho::Off,
-            },
-            temperature: self.temperature,
-            sampling: SamplingOptions {
-                min_tokens: count("min_tokens", self.min_tokens)?,
-                ignore_eos: self.ignore_eos.unwrap_or(false),
-                logit_bias: logit_bias(self.logit_bias)?,
-                top_p: self.top_p,
-                top_k: self.top_k,
-                min_p: self.min_p,
-                frequency_penalty: self.frequency_penalty,
-                presence_penalty: self.presence_penalty,
-                repetition_penalty: self.repetition_penalty,
-                logprobs: logprobs::alternatives(
-                    "logprobs",
-                    self.logprobs,
-                    logprobs::COMPLETION_ALTERNATIVES,
-                )?,
-            },
-            seed: self.seed.map(i64::cast_unsigned),
-            stop: self.stop.map_or_else(Vec::new, Stop::into_vec),
-            decode: self.diffusion.unwrap_or_default().into_options()?,
+            echo: self.echo == Some(true),
+            logprobs: logprobs::alternatives("logprobs", self.logprobs, logprobs::COMPLETION_ALTERNATIVES)?,
         })
     }
 }

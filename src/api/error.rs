@@ -13,6 +13,31 @@ use crate::service::request::RequestError;
 /// Seconds after which a client may try again when the queue was full.
 const RETRY_AFTER_S: u32 = 1;
 
+/// What a client that is at a wrong path may want to know.
+const OFFERED: &str = "this server answers POST /v1/completions, /v1/chat/completions, /tokenize, /detokenize and \
+                       GET /v1/models, /tokenizer_info; /docs shows the API";
+
+/// Paths of OpenAI's API, each with all below it, that are not there, and why.
+const NOT_OFFERED: [(&[&str], &str); 5] = [
+    (&["/v1/embeddings"], "the models served here make no embeddings"),
+    (
+        &["/v1/responses", "/v1/conversations"],
+        "nothing is stored here: /v1/chat/completions takes the whole conversation",
+    ),
+    (
+        &["/v1/assistants", "/v1/threads", "/v1/files", "/v1/uploads", "/v1/batches", "/v1/vector_stores"],
+        "nothing is stored here",
+    ),
+    (
+        &["/v1/audio", "/v1/images", "/v1/videos", "/v1/realtime", "/v1/moderations"],
+        "the models served here read and write text only",
+    ),
+    (
+        &["/v1/fine_tuning", "/v1/evals"],
+        "models are trained and evaluated by the program `trainer`, not over HTTP",
+    ),
+];
+
 /// A request that gets no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApiError {
@@ -45,8 +70,8 @@ pub enum ApiError {
     InvalidKey,
     /// A model that is not served.
     UnknownModel(String),
-    /// Nothing is at this path.
-    UnknownPath,
+    /// Nothing is at this path; why, if it is one of OpenAI's.
+    UnknownPath(Option<&'static str>),
     /// The path does not take this method.
     WrongMethod,
     /// The body did not arrive in time.
@@ -92,7 +117,21 @@ pub enum ReadRefusals {
     /// An API key is asked for, and none or a wrong one came.
     #[response(status = 401)]
     Unauthorized(ErrorBody),
-    /// The model or the path does not exist.
+    /// The model is still loading.
+    #[response(status = 503)]
+    ServiceUnavailable(ErrorBody),
+}
+
+/// The refusals of the route that describes a model, for the API's description.
+#[derive(Debug, IntoResponses)]
+pub enum ModelRefusals {
+    /// The model's id in the path is no UTF-8.
+    #[response(status = 400)]
+    BadRequest(ErrorBody),
+    /// An API key is asked for, and none or a wrong one came.
+    #[response(status = 401)]
+    Unauthorized(ErrorBody),
+    /// The model does not exist.
     #[response(status = 404)]
     NotFound(ErrorBody),
     /// The model is still loading.
@@ -170,10 +209,18 @@ impl ApiError {
         Self::Invalid { param: param.into(), message: message.into() }
     }
 
+    /// Nothing is at this path.
+    pub fn unknown_path(path: &str) -> Self {
+        let is_below =
+            |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let known = NOT_OFFERED.iter().find(|(roots, _)| roots.iter().any(|root| is_below(root)));
+        Self::UnknownPath(known.map(|(_, reason)| *reason))
+    }
+
     /// What a status without a body of ours means: replies of the libraries underneath.
     pub fn from_status(status: StatusCode) -> Self {
         match status {
-            StatusCode::NOT_FOUND => Self::UnknownPath,
+            StatusCode::NOT_FOUND => Self::UnknownPath(None),
             StatusCode::METHOD_NOT_ALLOWED => Self::WrongMethod,
             StatusCode::REQUEST_TIMEOUT => Self::BodyTimeout,
             StatusCode::PAYLOAD_TOO_LARGE => Self::BodyTooLarge,
@@ -209,8 +256,9 @@ impl ApiError {
                 let message = format!("the model {name:?} does not exist; GET /v1/models lists what does");
                 (404, CLIENT, Some(text("model")), Some("model_not_found"), message)
             }
-            Self::UnknownPath => {
-                (404, CLIENT, None, None, text("nothing is at this path; /docs shows the API"))
+            Self::UnknownPath(reason) => {
+                let reason = reason.unwrap_or("nothing is at this path");
+                (404, CLIENT, None, None, format!("{reason}; {OFFERED}"))
             }
             Self::WrongMethod => (405, CLIENT, None, None, text("this path does not take this method")),
             Self::BodyTimeout => {

@@ -19,7 +19,8 @@ pub const CHAT_ALTERNATIVES: i64 = 20;
 pub struct CompletionLogprobs {
     /// Characters of the text before the token.
     pub text_offset: Vec<usize>,
-    /// Log-probability of the token; null for the first one of an echoed prompt, before which there is nothing.
+    /// Log-probability of the token; null for the first one of an echoed prompt that is scored by the chain rule, before which
+    /// there is nothing.
     pub token_logprobs: Vec<Option<f32>>,
     /// The token; `bytes:\xe4` if it is a part of a character.
     pub tokens: Vec<String>,
@@ -42,7 +43,8 @@ pub struct ChatLogprobs {
 pub struct ChatTokenLogprob {
     /// The token; `\xe4` if it is a part of a character.
     pub token: String,
-    /// Its log-probability.
+    /// Its log-probability (natural logarithm).
+    #[schema(maximum = 0)]
     pub logprob: f32,
     /// Its bytes.
     pub bytes: Vec<u8>,
@@ -55,7 +57,8 @@ pub struct ChatTokenLogprob {
 pub struct TopLogprob {
     /// The token; `\xe4` if it is a part of a character.
     pub token: String,
-    /// Its log-probability.
+    /// Its log-probability (natural logarithm).
+    #[schema(maximum = 0)]
     pub logprob: f32,
     /// Its bytes.
     pub bytes: Vec<u8>,
@@ -72,7 +75,7 @@ pub fn alternatives(param: &str, asked: Option<i64>, most: i64) -> Result<Option
 }
 
 /// A token as text, or the bytes of a part of a character behind `prefix`.
-fn spelled(token: &TokenText, prefix: &str) -> String {
+pub(super) fn spelled(token: &TokenText, prefix: &str) -> String {
     match std::str::from_utf8(&token.bytes) {
         Ok(text) => text.to_owned(),
         Err(_) => token.bytes.iter().fold(prefix.to_owned(), |text, byte| text + &format!("\\x{byte:02x}")),

@@ -6,10 +6,13 @@ pub mod body;
 pub mod chat;
 pub mod completion;
 pub mod error;
+mod examples;
+pub mod generation;
 pub mod logprobs;
 pub mod models;
 pub mod ops;
 pub mod parameters;
+pub mod progress;
 pub mod schema;
 pub mod serve;
 pub mod sse;
@@ -23,7 +26,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -97,6 +100,7 @@ fn described(app: &Arc<App>) -> OpenApiRouter<Arc<App>> {
         .routes(routes!(chat::complete))
         .routes(routes!(tokens::tokenize))
         .routes(routes!(tokens::detokenize))
+        .routes(routes!(tokens::tokenizer_info))
         .routes(routes!(models::list))
         .routes(routes!(models::describe))
         .route("/v1/models/{model}/{*rest}", get(models::describe_path))
@@ -104,14 +108,20 @@ fn described(app: &Arc<App>) -> OpenApiRouter<Arc<App>> {
     v1.routes(routes!(ops::health)).routes(routes!(ops::ready)).routes(routes!(ops::metrics))
 }
 
-/// The description of the API, as committed in `openapi.yaml`.
-pub fn openapi_yaml() -> String {
+/// The description of the API.
+pub fn openapi() -> utoipa::openapi::OpenApi {
     let app = Arc::new(App::new(ServerSettings::default(), Arc::new(Metrics::new())));
     let mut api = described(&app).into_openapi();
     let components = api.components.get_or_insert_default();
     let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
     components.security_schemes.insert("bearer".to_owned(), bearer.into());
-    api.to_yaml().expect("a description is plain data")
+    examples::add(&mut api);
+    api
+}
+
+/// The description of the API, as committed in `openapi.yaml`.
+pub fn openapi_yaml() -> String {
+    openapi().to_yaml().expect("a description is plain data")
 }
 
 /// All routes and what lies around them.
@@ -125,7 +135,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/openapi.yaml", description)
         .with_state(Arc::clone(&app))
         .merge(docs)
-        .fallback(async || ApiError::UnknownPath)
+        .fallback(async |uri: Uri| ApiError::unknown_path(uri.path()))
         .method_not_allowed_fallback(async || ApiError::WrongMethod)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(map_response(in_our_words));

@@ -21,6 +21,8 @@ pub struct Refused {
 enum Neutral {
     /// `false`.
     False,
+    /// `true`.
+    True,
     /// An empty string, array or object.
     Empty,
     /// One of these strings.
@@ -36,7 +38,7 @@ enum Neutral {
 impl Neutral {
     fn holds(self, value: &Value) -> bool {
         match (self, value) {
-            (_, Value::Null) | (Self::False, Value::Bool(false)) => true,
+            (_, Value::Null) | (Self::False, Value::Bool(false)) | (Self::True, Value::Bool(true)) => true,
             (Self::Empty, Value::String(text)) => text.is_empty(),
             (Self::Empty, Value::Array(items)) => items.is_empty(),
             (Self::Empty, Value::Object(fields)) => fields.is_empty(),
@@ -69,8 +71,40 @@ const EVERYWHERE: [Refused; 7] = [
     refused("structured_outputs", Neutral::Empty, AUTOMATON),
 ];
 
+/// vLLM's own, refused by every endpoint that generates.
+const VLLM_S: [Refused; 12] = [
+    refused(
+        "stop_token_ids",
+        Neutral::Empty,
+        "the model's own end-of-text tokens end an answer; stop takes strings",
+    ),
+    refused("allowed_token_ids", Neutral::Empty, "logit_bias takes up to 300 tokens"),
+    refused("bad_words", Neutral::Empty, "logit_bias holds single tokens back"),
+    refused("logits_processors", Neutral::Empty, "requests bring no code"),
+    refused("include_stop_str_in_output", Neutral::False, "a stop string is not part of the answer"),
+    refused("skip_special_tokens", Neutral::True, "special tokens are no text"),
+    refused("truncate_prompt_tokens", Neutral::Never, "a prompt is answered whole or refused"),
+    refused("return_tokens_as_token_ids", Neutral::False, "logprobs show tokens as text"),
+    refused("return_token_ids", Neutral::False, "/tokenize tells token ids"),
+    refused(
+        "chat_template",
+        Neutral::Never,
+        "the model's own template is used; /v1/completions takes a text as it is",
+    ),
+    refused("chat_template_kwargs", Neutral::Empty, "the template gets the messages only"),
+    refused("documents", Neutral::Empty, "the template gets the messages only"),
+];
+
+/// Refused by `/v1/completions` alone.
+pub const COMPLETION: [Refused; 1] = [refused(
+    "add_special_tokens",
+    Neutral::True,
+    "a text gets what its tokenizer adds; token ids are used as they are",
+)];
+
 /// Refused by `/v1/chat/completions` alone.
-pub const CHAT: [Refused; 9] = [
+pub const CHAT: [Refused; 10] = [
+    refused("add_special_tokens", Neutral::False, "the model's template has its special tokens"),
     refused("response_format", Neutral::TextFormat, AUTOMATON),
     refused("tools", Neutral::Empty, TOOLS),
     refused("tool_choice", Neutral::Words(&["none", "auto"]), TOOLS),
@@ -87,7 +121,7 @@ pub const CHAT: [Refused; 9] = [
 /// # Errors
 /// One of them asks for what is not there.
 pub fn check(rest: &BTreeMap<String, Value>, own: &[Refused]) -> Result<(), ApiError> {
-    for Refused { name, neutral, reason } in EVERYWHERE.iter().chain(own) {
+    for Refused { name, neutral, reason } in EVERYWHERE.iter().chain(&VLLM_S).chain(own) {
         if rest.get(*name).is_some_and(|value| !neutral.holds(value)) {
             return Err(ApiError::Unsupported { param: (*name).to_owned(), reason });
         }

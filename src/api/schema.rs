@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::ApiError;
-use crate::decode::{Boundary, CacheMode, DecodeOptions, Method};
+use crate::decode::{Boundary, CacheMode, DecodeOptions, Method, ScoringRule};
 use crate::engine::{FinishReason, Progress};
+use crate::service::Service;
 
 /// Strings that end the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
@@ -73,13 +74,15 @@ impl Delivery {
     }
 }
 
-/// Whether the model asked for is the one that is served.
+/// Whether the model asked for is the one that is served, by whichever of its names.
 ///
 /// # Errors
 /// It is another one.
-pub fn check_model(asked: Option<&str>, served: &str) -> Result<(), ApiError> {
+pub fn check_model(asked: Option<&str>, service: &Service) -> Result<(), ApiError> {
     match asked {
-        Some(model) if model != served => Err(ApiError::UnknownModel(model.to_owned())),
+        Some(model) if !service.names().iter().any(|name| name == model) => {
+            Err(ApiError::UnknownModel(model.to_owned()))
+        }
         _ => Ok(()),
     }
 }
@@ -119,6 +122,14 @@ pub struct DiffusionOptions {
     /// When a finished block becomes hard tokens: `hard` (before the next block) or `lagged` (after its first step).
     #[schema(value_type = Option<String>, pattern = "^(hard|lagged)$", default = "hard")]
     pub boundary: Option<Boundary>,
+    /// With `stream`, and only with it: one more chunk per denoising step that tells what it left behind, see
+    /// `StepProgress`. It is a chunk without text; chunks of text do not change.
+    #[schema(default = false)]
+    pub progress: Option<bool>,
+    /// With `echo` and `logprobs`, and only with them: how the prompt's tokens are scored. `chain`: each behind those before
+    /// it, itself and all behind it masked. `pseudo`: each between all others, itself alone masked.
+    #[schema(value_type = Option<String>, pattern = "^(chain|pseudo)$", default = "chain")]
+    pub scoring: Option<ScoringRule>,
 }
 
 impl DiffusionOptions {
@@ -199,7 +210,8 @@ pub struct DiffusionReport {
     /// Soft tokens that changed before their block was done.
     #[schema(minimum = 0)]
     pub revisions: usize,
-    /// Key of the randomness: the request's, or the one it got. Sent with the same request it gives the same answers.
+    /// Key of the randomness, any whole number of 64 bits: the request's, or the one it got. Sent with the same request it
+    /// gives the same answers.
     pub seed: i64,
 }
 

@@ -77,6 +77,7 @@ impl<S: Shape> Chunks<S> {
     fn take(&mut self, index: usize, event: TextEvent) {
         match event {
             TextEvent::Admitted => self.push_piece(index, Piece::Opened),
+            TextEvent::Step(step) => self.push_piece(index, Piece::Step(step)),
             TextEvent::Block { text, tokens } => self.push_piece(index, Piece::Text(text, tokens)),
             TextEvent::Finished { text, tokens, reason, progress } => {
                 self.usage =

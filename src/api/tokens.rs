@@ -1,21 +1,22 @@
-//! `POST /tokenize` and `POST /detokenize`, in vLLM's shape: with them a client needs no tokenizer of its own.
+//! `POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`, in vLLM's shape: with them a client needs no tokenizer of
+//! its own.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::chat::{self, ChatMessage};
-use super::error::{ApiError, TokenRefusals};
+use super::error::{ApiError, ReadRefusals, TokenRefusals};
 use super::schema::check_model;
 use super::{App, JsonBody};
 use crate::service::{Service, Source};
 
 /// A text or a conversation to be tokenized: exactly one of `prompt` and `messages`.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[schema(example = json!({"prompt": "Numbers: [30, 100, 93]\nTarget: 23"}))]
 pub struct TokenizeRequest {
     /// Which model; left out: the one that is served.
     pub model: Option<String>,
@@ -53,7 +54,6 @@ pub struct Tokens {
 
 /// Token ids to be read.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[schema(example = json!({"tokens": [5, 6, 7]}))]
 pub struct DetokenizeRequest {
     /// Which model; left out: the one that is served.
     pub model: Option<String>,
@@ -69,6 +69,30 @@ pub struct Detokenized {
     pub prompt: String,
 }
 
+/// What the model says of its tokenizer: its `tokenizer_config.json`, of which only the fields that every model has are
+/// named here. Special tokens are texts; one that a model does not have is missing or null.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct TokenizerInfo {
+    /// The class of Hugging Face's that reads it.
+    #[schema(value_type = String)]
+    pub tokenizer_class: Value,
+    /// The model's chat template (Jinja); null if it has none.
+    #[schema(value_type = Option<String>)]
+    pub chat_template: Value,
+    /// Most tokens of a prompt and its answer together.
+    #[schema(value_type = usize, minimum = 1)]
+    pub model_max_length: Value,
+    /// The token that ends a text.
+    #[schema(value_type = Option<String>)]
+    pub eos_token: Value,
+    /// The token that stands for what is not decided yet.
+    #[schema(value_type = Option<String>)]
+    pub mask_token: Value,
+    /// What else the file says.
+    #[serde(flatten)]
+    pub rest: Map<String, Value>,
+}
+
 /// Turn a text or a conversation into token ids.
 #[utoipa::path(post, path = "/tokenize", tag = "Tokens", operation_id = "tokenize", security((), ("bearer" = [])),
     request_body = TokenizeRequest,
@@ -78,7 +102,7 @@ pub async fn tokenize(
     JsonBody(request): JsonBody<TokenizeRequest>,
 ) -> Result<Json<Tokens>, ApiError> {
     let service = app.service()?;
-    check_model(request.model.as_deref(), service.name())?;
+    check_model(request.model.as_deref(), service)?;
     let names = request.return_token_strs == Some(true);
     let special = request.add_special_tokens;
     let source = request.into_source()?;
@@ -99,9 +123,26 @@ pub async fn detokenize(
     JsonBody(request): JsonBody<DetokenizeRequest>,
 ) -> Result<Json<Detokenized>, ApiError> {
     let service = app.service()?;
-    check_model(request.model.as_deref(), service.name())?;
+    check_model(request.model.as_deref(), service)?;
     let tokens = request.tokens.ok_or_else(|| ApiError::invalid("tokens", "must be given"))?;
     aside(service, move |service| Ok(Detokenized { prompt: service.detokenize(&tokens)? })).await
+}
+
+/// Describe the tokenizer: chat template, special tokens and the rest of the model's `tokenizer_config.json`.
+#[utoipa::path(get, path = "/tokenizer_info", tag = "Tokens", operation_id = "tokenizerInfo",
+    security((), ("bearer" = [])),
+    responses((status = 200, description = "The tokenizer.", body = TokenizerInfo), ReadRefusals))]
+pub async fn tokenizer_info(State(app): State<Arc<App>>) -> Result<Json<TokenizerInfo>, ApiError> {
+    let mut rest = app.service()?.tokenizer_config().fields().clone();
+    let mut field = |name: &str| rest.remove(name).unwrap_or_default();
+    Ok(Json(TokenizerInfo {
+        tokenizer_class: field("tokenizer_class"),
+        chat_template: field("chat_template"),
+        model_max_length: field("model_max_length"),
+        eos_token: field("eos_token"),
+        mask_token: field("mask_token"),
+        rest,
+    }))
 }
 
 /// Work on a thread that may take its time: other connections must not wait for a long text.

@@ -3,8 +3,9 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::answer::{Answer, End, Head, Piece, Shape};
+use super::answer::{Answer, Head, Piece, Shape};
 use super::logprobs::ChatLogprobs;
+use super::progress::{DiffusionPart, StepProgress};
 use super::schema::{DiffusionReport, Usage};
 use crate::service::scored::ScoredToken;
 
@@ -88,9 +89,9 @@ pub struct ChatChunkChoice {
     pub finish_reason: Option<&'static str>,
     /// Log-probabilities of the tokens whose text is out; null unless asked for.
     pub logprobs: Option<ChatLogprobs>,
-    /// What the answer cost, on the chunk with `finish_reason`.
+    /// What the answer cost, on the chunk with `finish_reason`; on chunks of `progress` what a step did.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub diffusion: Option<DiffusionReport>,
+    pub diffusion: Option<DiffusionPart>,
 }
 
 /// What came to an answer.
@@ -140,22 +141,34 @@ impl Shape for Turns {
     }
 
     fn piece(&self, index: usize, piece: Piece, usage: Option<Option<Usage>>) -> Option<ChatCompletionChunk> {
-        let (delta, tokens, end): (ChatDelta, Option<Vec<ScoredToken>>, Option<End>) = match piece {
-            Piece::Opened => {
-                (ChatDelta { role: Some("assistant"), content: Some(String::new()) }, None, None)
-            }
-            Piece::Text(text, tokens) => (ChatDelta { role: None, content: Some(text) }, Some(tokens), None),
-            Piece::Ended(text, tokens, end) => {
-                let content = Some(text).filter(|text| !text.is_empty());
-                (ChatDelta { role: None, content }, Some(tokens), Some(end))
-            }
-        };
-        let choice = ChatChunkChoice {
+        let bare = ChatChunkChoice {
             index,
-            delta,
-            finish_reason: end.map(|end| end.finish_reason),
-            logprobs: tokens.and_then(|tokens| self.logprobs(&tokens)),
-            diffusion: end.map(|end| end.diffusion),
+            delta: ChatDelta::default(),
+            finish_reason: None,
+            logprobs: None,
+            diffusion: None,
+        };
+        let choice = match piece {
+            Piece::Opened => {
+                let delta = ChatDelta { role: Some("assistant"), content: Some(String::new()) };
+                ChatChunkChoice { delta, ..bare }
+            }
+            Piece::Step(step) => {
+                let progress = Box::new(StepProgress::from(*step));
+                ChatChunkChoice { diffusion: Some(DiffusionPart::Progress { progress }), ..bare }
+            }
+            Piece::Text(text, tokens) => ChatChunkChoice {
+                delta: ChatDelta { role: None, content: Some(text) },
+                logprobs: self.logprobs(&tokens),
+                ..bare
+            },
+            Piece::Ended(text, tokens, end) => ChatChunkChoice {
+                delta: ChatDelta { role: None, content: Some(text).filter(|text| !text.is_empty()) },
+                finish_reason: Some(end.finish_reason),
+                logprobs: self.logprobs(&tokens),
+                diffusion: Some(DiffusionPart::Report(end.diffusion)),
+                ..bare
+            },
         };
         Some(self.chunk(vec![choice], usage))
     }

@@ -125,8 +125,8 @@ pub struct ModelSettings {
     pub path: Option<PathBuf>,
     /// PEFT LoRA folder, merged into the weights.
     pub adapter: Option<PathBuf>,
-    /// What clients call the model; `None`: its folder's name.
-    pub served_name: Option<String>,
+    /// What clients may call the model; answers carry the first. Empty: its folder's name.
+    pub served_names: Vec<String>,
     /// Where it runs.
     pub device: DeviceChoice,
 }

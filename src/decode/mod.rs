@@ -7,6 +7,7 @@ mod evolve;
 pub mod options;
 mod score;
 mod scoring;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod unmask;
@@ -16,7 +17,8 @@ use std::ops::Range;
 pub use evolve::Phase;
 pub use options::{Boundary, CacheMode, DecodeOptions, DecodeParams, Method, OptionError, Unmask};
 pub use score::TokenScore;
-pub use scoring::Scoring;
+pub use scoring::{Scoring, ScoringRule};
+pub use snapshot::{MOST_CANDIDATES, MOST_WATCHED, Snapshot};
 
 use crate::engine::batch::RowsView;
 use evolve::Canvas;
@@ -75,6 +77,8 @@ pub struct State {
     block: usize,
     block_step: usize,
     scores: Option<Scores>,
+    /// Whether somebody asks for snapshots.
+    watched: bool,
 }
 
 /// The scores of all positions that have a token.
@@ -117,6 +121,7 @@ impl State {
             block: 0,
             block_step: 0,
             scores: None,
+            watched: false,
         }
     }
 
@@ -133,6 +138,12 @@ impl State {
     pub fn with_scores(self, alternatives: usize) -> Self {
         let of = vec![None; self.canvas.len()];
         Self { scores: Some(Scores { alternatives, of }), ..self }
+    }
+
+    /// To be advanced by [`Self::advance_watched`].
+    #[must_use]
+    pub fn with_watcher(self) -> Self {
+        Self { watched: true, ..self }
     }
 
     /// Number of blocks of the answer.
@@ -188,7 +199,8 @@ impl State {
     /// Candidates that [`Self::advance`] needs per row.
     pub fn top_k(&self) -> usize {
         let fed_back = if self.params.method == Method::Mask { 1 } else { self.params.k_soft };
-        fed_back.max(self.scores.as_ref().map_or(0, |scores| scores.alternatives))
+        let shown = if self.watched { self.watched_candidates() } else { 0 };
+        fed_back.max(shown).max(self.scores.as_ref().map_or(0, |scores| scores.alternatives))
     }
 
     /// The next step. Must not be called when [`Self::done`].

@@ -1,13 +1,27 @@
 //! Scoring a given text: how probable the model finds each token.
 
+use serde::Deserialize;
+
 use super::score::TokenScore;
 use super::{StepPlan, Window};
 use crate::engine::batch::RowsView;
 
-/// The chain rule, left to right: pass i asks for token i of a canvas that holds the tokens before it, and masks from it
-/// on. One pass per token but the first, which nothing goes before.
+/// What a token is scored behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScoringRule {
+    /// The chain rule, left to right: the tokens before it, and masks from it on. Nothing goes before the first token, which
+    /// has no score.
+    #[default]
+    Chain,
+    /// Pseudo-likelihood: all other tokens, and a mask in its own place. Every token has a score.
+    Pseudo,
+}
+
+/// Asks for the tokens of a text one by one, a pass for each that has a score.
 #[derive(Debug, Clone)]
 pub struct Scoring {
+    rule: ScoringRule,
     tokens: Vec<u32>,
     mask_id: u32,
     alternatives: usize,
@@ -16,13 +30,18 @@ pub struct Scoring {
 
 impl Scoring {
     /// A text of at least one token; so many alternatives are kept per token.
-    pub fn new(tokens: &[u32], mask_id: u32, alternatives: usize) -> Self {
-        Self { tokens: tokens.to_vec(), mask_id, alternatives, scores: Vec::with_capacity(tokens.len()) }
+    pub fn new(rule: ScoringRule, tokens: &[u32], mask_id: u32, alternatives: usize) -> Self {
+        let scores = Vec::with_capacity(tokens.len());
+        Self { rule, tokens: tokens.to_vec(), mask_id, alternatives, scores }
     }
 
     /// The token that the next step asks for.
     fn next(&self) -> usize {
-        self.scores.len() + 1
+        let first = match self.rule {
+            ScoringRule::Chain => 1,
+            ScoringRule::Pseudo => 0,
+        };
+        first + self.scores.len()
     }
 
     /// Whether all tokens are scored; no further step may be planned.
@@ -44,7 +63,11 @@ impl Scoring {
 
     /// What a position feeds in: a (token id, weight) pair.
     pub fn pair(&self, position: usize) -> (u32, f32) {
-        (if position < self.next() { self.tokens[position] } else { self.mask_id }, 1.0)
+        let visible = match self.rule {
+            ScoringRule::Chain => position < self.next(),
+            ScoringRule::Pseudo => position != self.next(),
+        };
+        (if visible { self.tokens[position] } else { self.mask_id }, 1.0)
     }
 
     /// Candidates that [`Self::advance`] needs per row, at least 1.
@@ -57,7 +80,7 @@ impl Scoring {
         self.scores.push(TokenScore::of_guess(rows, 0, self.alternatives));
     }
 
-    /// The scores of all tokens but the first.
+    /// The scores of all tokens that have one.
     pub fn into_scores(self) -> Vec<TokenScore> {
         self.scores
     }

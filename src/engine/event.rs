@@ -1,6 +1,6 @@
 //! What a running sequence tells its reader.
 
-use crate::decode::TokenScore;
+use crate::decode::{Snapshot, TokenScore};
 
 /// Why a sequence ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +52,16 @@ pub enum BlockEvent {
     Admitted,
     /// The prompt is scored, if that was asked for; comes before the first block.
     Scored {
-        /// The scores of all prompt tokens but the first.
+        /// The scores of the prompt's tokens, by the chain rule without the first.
         scores: Vec<TokenScore>,
+    },
+    /// A denoising step is done; only if asked for, and not told while the reader lags. Comes before the block that the
+    /// step finished.
+    Step {
+        /// Forward passes so far, this one included.
+        nfe: usize,
+        /// What the step left behind.
+        snapshot: Box<Snapshot>,
     },
     /// A block is done; its tokens can no longer change.
     Block {

@@ -82,9 +82,10 @@ impl Sequence {
             Some(alternatives) => state.with_scores(alternatives),
             None => state,
         };
+        let state = if request.sampling().progress { state.with_watcher() } else { state };
         let scoring = request
             .scores_prompt()
-            .map(|alternatives| Scoring::new(request.prompt(), model.mask_id, alternatives));
+            .map(|(rule, alternatives)| Scoring::new(rule, request.prompt(), model.mask_id, alternatives));
         let progress = Progress { seed: request.seed(), ..Progress::default() };
         Self { ticket, progress, last_tick: tick, long: None, scoring, state, slot }
     }
@@ -137,8 +138,14 @@ impl Sequence {
             scoring.advance(rows);
             return scoring.done().then(|| self.scored());
         }
-        let report = self.state.advance(rows);
         self.progress.nfe += 1;
+        let report = if self.ticket.request.sampling().progress {
+            let (report, snapshot) = self.state.advance_watched(rows);
+            self.ticket.events.tell_step(self.progress.nfe, snapshot);
+            report
+        } else {
+            self.state.advance(rows)
+        };
         self.progress.revisions += report.revised;
         let positions = report.finished?;
         let block = &self.state.tokens()[positions.clone()];

@@ -14,6 +14,12 @@ pub struct GenerationDefaults {
     pub max_new_tokens: Option<usize>,
     /// Noise scale of the guesses when a client does not say; `None` if `do_sample` is false.
     pub temperature: Option<f64>,
+    /// Candidates of draws when a client does not say, as in a request; `None` if `do_sample` is false.
+    pub top_p: Option<f64>,
+    /// The same.
+    pub top_k: Option<i64>,
+    /// The same.
+    pub min_p: Option<f64>,
     /// How to decode when neither client nor settings say.
     pub decode: DecodeOptions,
 }
@@ -23,6 +29,9 @@ struct GenerationJson {
     eos_token_id: Option<Ids>,
     max_new_tokens: Option<usize>,
     temperature: Option<f64>,
+    top_p: Option<f64>,
+    top_k: Option<i64>,
+    min_p: Option<f64>,
     do_sample: Option<bool>,
     diffusion: Option<DecodeOptions>,
 }
@@ -52,6 +61,9 @@ impl GenerationDefaults {
             eos_ids: own.eos_ids.or(of_model.eos_ids),
             max_new_tokens: own.max_new_tokens.or(of_model.max_new_tokens),
             temperature: own.temperature.or(of_model.temperature),
+            top_p: own.top_p.or(of_model.top_p),
+            top_k: own.top_k.or(of_model.top_k),
+            min_p: own.min_p.or(of_model.min_p),
             decode: own.decode.or(of_model.decode),
         })
     }
@@ -71,15 +83,30 @@ impl GenerationDefaults {
         if parsed.max_new_tokens == Some(0) {
             return Err(unusable("max_new_tokens: must be at least 1".to_owned()));
         }
-        let temperature = parsed.temperature.filter(|_| parsed.do_sample != Some(false));
-        if temperature.is_some_and(|t| !(0.0..=2.0).contains(&t)) {
-            return Err(unusable("temperature: must be between 0 and 2".to_owned()));
+        let samples = parsed.do_sample != Some(false);
+        let in_range = |name: &str, value: Option<f64>, most: f64| match value.filter(|_| samples) {
+            Some(value) if !(0.0..=most).contains(&value) => {
+                Err(unusable(format!("{name}: must be between 0 and {most}")))
+            }
+            value => Ok(value),
+        };
+        let top_k = parsed.top_k.filter(|_| samples);
+        if top_k.is_some_and(|count| count < -1) {
+            return Err(unusable("top_k: must be at least -1".to_owned()));
         }
         let eos_ids = parsed.eos_token_id.map(|ids| match ids {
             Ids::One(id) => vec![id],
             Ids::Many(ids) => ids,
         });
-        Ok(Self { eos_ids, max_new_tokens: parsed.max_new_tokens, temperature, decode })
+        Ok(Self {
+            eos_ids,
+            max_new_tokens: parsed.max_new_tokens,
+            temperature: in_range("temperature", parsed.temperature, 2.0)?,
+            top_p: in_range("top_p", parsed.top_p, 1.0)?,
+            top_k,
+            min_p: in_range("min_p", parsed.min_p, 1.0)?,
+            decode,
+        })
     }
 }
 
@@ -90,18 +117,20 @@ mod tests {
     #[test]
     fn every_field_is_read() {
         let json = br#"{"eos_token_id": [2, 5], "max_new_tokens": 32, "temperature": 0.5, "transformers_version": "4",
-                        "diffusion": {"steps": 8, "block_length": 4}}"#;
+                        "top_p": 0.9, "top_k": 50, "min_p": 0.1, "repetition_penalty": 1.1, "diffusion": {"steps": 8, "block_length": 4}}"#;
         let found = GenerationDefaults::from_json(json).expect("valid");
         assert_eq!(found.eos_ids, Some(vec![2, 5]));
         assert_eq!((found.max_new_tokens, found.temperature), (Some(32), Some(0.5)));
+        assert_eq!((found.top_p, found.top_k, found.min_p), (Some(0.9), Some(50), Some(0.1)));
         assert_eq!((found.decode.steps, found.decode.block_length), (Some(8), Some(4)));
     }
 
     #[test]
-    fn a_model_that_does_not_sample_has_no_temperature() {
-        let json = br#"{"eos_token_id": 2, "temperature": 1.0, "do_sample": false}"#;
+    fn what_a_model_says_of_sampling_counts_only_if_it_samples() {
+        let json = br#"{"eos_token_id": 2, "temperature": 1.0, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "do_sample": false}"#;
         let found = GenerationDefaults::from_json(json).expect("valid");
-        assert_eq!((found.eos_ids, found.temperature), (Some(vec![2]), None));
+        let silent = GenerationDefaults { eos_ids: Some(vec![2]), ..GenerationDefaults::default() };
+        assert_eq!(found, silent);
     }
 
     #[test]
@@ -110,6 +139,9 @@ mod tests {
             (r#"{"eos_token_id": "two"}"#, "eos_token_id"),
             (r#"{"max_new_tokens": 0}"#, "max_new_tokens"),
             (r#"{"temperature": 3}"#, "temperature"),
+            (r#"{"top_p": 1.5}"#, "top_p"),
+            (r#"{"top_k": -2}"#, "top_k"),
+            (r#"{"min_p": -0.5}"#, "min_p"),
             (r#"{"diffusion": {"alpha": 1}}"#, "diffusion.alpha"),
             (r#"{"diffusion": {"blocks": 1}}"#, "blocks"),
         ] {

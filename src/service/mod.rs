@@ -1,9 +1,11 @@
 //! Between the HTTP layer and the engine: text to requests, blocks to text.
 
 pub mod defaults;
+mod prompts;
 pub mod request;
 pub mod sampling;
 pub mod scored;
+pub mod step;
 pub mod stop;
 pub mod stream;
 mod tokens;
@@ -17,14 +19,16 @@ use futures_util::{Stream, stream as streams};
 use tokio_stream::StreamMap;
 
 pub use defaults::GenerationDefaults;
+pub use prompts::{Chat, Prompts};
 pub use sampling::SamplingOptions;
+pub use step::StepText;
 pub use stream::{Echo, TextEvent, TextStream};
 pub use tokens::Source;
 
-use crate::decode::DecodeOptions;
+use crate::decode::{DecodeOptions, ScoringRule};
 use crate::engine::{EngineHandle, SequenceError, SubmitError};
-use crate::text::Tokenizer;
-use crate::text::chat_template::{ChatTemplate, Ending, Message};
+use crate::text::chat_template::ChatTemplate;
+use crate::text::{Tokenizer, TokenizerConfig};
 use request::{Draft, GenerateRequest, Limits, PromptEcho, RequestError};
 
 /// Room for an answer when neither the client nor the model says, in tokens: OpenAI's default.
@@ -37,8 +41,10 @@ const DEFAULT_TURN_TOKENS: usize = 256;
 /// What a service is made of.
 #[derive(Debug)]
 pub struct ServiceParts {
-    /// What clients call the model.
-    pub name: String,
+    /// What clients may call the model, at least one name; answers carry the first.
+    pub names: Vec<String>,
+    /// What the model calls itself.
+    pub root: String,
     /// The model's tokenizer.
     pub tokenizer: Arc<Tokenizer>,
     /// What requests are checked against.
@@ -60,27 +66,8 @@ pub struct ServiceParts {
 pub struct Service {
     parts: ServiceParts,
     template: Option<ChatTemplate>,
+    tokenizer_config: TokenizerConfig,
     created: u64,
-}
-
-/// Prompts of a request.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Prompts {
-    /// To be tokenized.
-    Texts(Vec<String>),
-    /// Tokenized by the client, used as they are.
-    Ids(Vec<Vec<u32>>),
-    /// One conversation, which the model's template makes a prompt of.
-    Chat(Chat),
-}
-
-/// A conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chat {
-    /// The turns so far, at least one.
-    pub messages: Vec<Message>,
-    /// What the answer begins with.
-    pub ending: Ending,
 }
 
 /// What a client asks for, with everything it left open as `None`.
@@ -144,18 +131,37 @@ pub enum AskError {
 impl Service {
     /// Put a service together.
     pub fn new(parts: ServiceParts) -> Self {
-        Self { parts, template: None, created: unix_seconds() }
+        let tokenizer_config = TokenizerConfig::default();
+        Self { parts, template: None, tokenizer_config, created: unix_seconds() }
     }
 
-    /// With the model's chat template, if it has one.
+    /// With the model's chat template, if it has one, and with what else it says of its tokenizer.
     #[must_use]
-    pub fn with_chat_template(self, template: Option<ChatTemplate>) -> Self {
-        Self { template, ..self }
+    pub fn with_texts(self, template: Option<ChatTemplate>, config: TokenizerConfig) -> Self {
+        let Limits { mask_id, eos_ids, .. } = &self.parts.limits;
+        let (ids, tokenizer) = ((eos_ids.first().copied(), *mask_id), &self.parts.tokenizer);
+        let tokenizer_config = config.completed(template.as_ref(), tokenizer, ids, self.max_tokens());
+        Self { template, tokenizer_config, ..self }
     }
 
-    /// What clients call the model.
+    /// What the model says of its tokenizer.
+    pub fn tokenizer_config(&self) -> &TokenizerConfig {
+        &self.tokenizer_config
+    }
+
+    /// What the model is called in answers: the first of its names.
     pub fn name(&self) -> &str {
-        &self.parts.name
+        self.parts.names.first().map_or(&self.parts.root, |name| name)
+    }
+
+    /// What clients may call the model.
+    pub fn names(&self) -> &[String] {
+        &self.parts.names
+    }
+
+    /// What the model calls itself.
+    pub fn root(&self) -> &str {
+        &self.parts.root
     }
 
     /// When the model was loaded, in Unix seconds.
@@ -171,12 +177,16 @@ impl Service {
     pub fn answer(&self, ask: Ask) -> Result<Answers, AskError> {
         let stop = ask.stop.clone();
         let prompts = (ask.echo != PromptEcho::Off).then(|| (ask.prompts.clone(), ask.choices));
+        let goes_on = ask.prompts.go_on();
         let (prompt_tokens, requests) = self.requests(ask)?;
         let echoes = prompts.map(|(prompts, choices)| self.echoes(&prompts, choices, &requests));
+        let tokenizer = &self.parts.tokenizer;
+        let last = |request: &GenerateRequest| tokenizer.last_word(request.prompt()).filter(|_| goes_on);
+        let before: Vec<Option<u32>> = requests.iter().map(last).collect();
         let deadline = self.parts.timeout.map(|timeout| Instant::now() + timeout);
         let sequences = self.parts.engine.submit(requests, deadline)?;
-        let text = |blocks| TextStream::new(blocks, self.parts.tokenizer.clone(), stop.clone());
-        let streams = sequences.into_iter().map(text);
+        let text = |blocks| TextStream::new(blocks, tokenizer.clone(), stop.clone());
+        let streams = std::iter::zip(sequences, before).map(|(blocks, last)| text(blocks).behind(last));
         let streams = match echoes {
             None => streams.collect(),
             Some(echoes) => std::iter::zip(streams, echoes).map(|(text, echo)| text.echoing(echo)).collect(),
@@ -191,7 +201,10 @@ impl Service {
                 Prompts::Texts(texts) => texts[number / choices].clone(),
                 Prompts::Ids(_) | Prompts::Chat(_) => self.parts.tokenizer.decode(request.prompt()),
             },
-            scored: request.scores_prompt().and_then(|_| request.prompt().first().copied()),
+            scores: request.scores_prompt().map(|(rule, _)| match rule {
+                ScoringRule::Chain => request.prompt().first().copied(),
+                ScoringRule::Pseudo => None,
+            }),
         };
         requests.iter().enumerate().map(one).collect()
     }
@@ -240,6 +253,12 @@ impl Service {
         let prompt_tokens = prompts.iter().map(|prompt| prompt.len() + suffix.len()).sum();
         let decode = ask.decode.or(self.parts.decode).or(defaults.decode);
         let temperature = ask.temperature.or(defaults.temperature).unwrap_or(0.0);
+        let sampling = SamplingOptions {
+            top_p: ask.sampling.top_p.or(defaults.top_p),
+            top_k: ask.sampling.top_k.or(defaults.top_k),
+            min_p: ask.sampling.min_p.or(defaults.min_p),
+            ..ask.sampling
+        };
         // 53 bits, which every client's JSON numbers hold: the seed is told with the answer.
         let seed = ask.seed.unwrap_or_else(|| random() >> 11);
         let mut requests = Vec::with_capacity(prompts.len() * ask.choices);
@@ -256,7 +275,7 @@ impl Service {
                     echo: ask.echo,
                     decode,
                     temperature,
-                    sampling: ask.sampling.clone(),
+                    sampling: sampling.clone(),
                     seed,
                     choice,
                     stop: ask.stop.clone(),
@@ -265,77 +284,6 @@ impl Service {
             }
         }
         Ok((prompt_tokens, requests))
-    }
-
-    fn check_choices(&self, ask: &Ask) -> Result<(), RequestError> {
-        let most = self.parts.max_choices;
-        let prompts = match &ask.prompts {
-            Prompts::Texts(texts) => texts.len(),
-            Prompts::Ids(ids) => ids.len(),
-            Prompts::Chat(_) => 1,
-        };
-        if prompts == 0 {
-            return Err(RequestError::invalid("prompt", "must hold at least one prompt"));
-        }
-        if !(1..=most).contains(&ask.choices) {
-            return Err(RequestError::invalid("n", format!("must be between 1 and {most}")));
-        }
-        let choices = prompts.saturating_mul(ask.choices);
-        if choices > most {
-            let message = format!(
-                "{prompts} prompts with {} answers each are {choices} choices, at most {most} are allowed",
-                ask.choices
-            );
-            return Err(RequestError::invalid("prompt", message));
-        }
-        Ok(())
-    }
-
-    fn encode(&self, text: &str) -> Result<Vec<u32>, RequestError> {
-        // A tokenizer that adds special tokens would make a prompt of it, but nobody means that.
-        if text.is_empty() {
-            return Err(RequestError::invalid("prompt", "must not be empty"));
-        }
-        self.check_bytes("prompt", text)?;
-        self.parts.tokenizer.encode(text).map_err(|e| RequestError::invalid("prompt", e.to_string()))
-    }
-
-    /// A text in the middle: the tokenizer adds nothing to it.
-    fn encode_suffix(&self, text: &str) -> Result<Vec<u32>, RequestError> {
-        self.check_bytes("suffix", text)?;
-        let ids = self.parts.tokenizer.encode_rendered(text);
-        ids.map_err(|error| RequestError::invalid("suffix", error.to_string()))
-    }
-
-    fn encode_chat(&self, chat: &Chat) -> Result<Vec<u32>, RequestError> {
-        let text = self.render(chat)?;
-        self.check_bytes("prompt", &text)?;
-        let ids = self.parts.tokenizer.encode_rendered(&text);
-        ids.map_err(|error| RequestError::invalid("messages", error.to_string()))
-    }
-
-    /// What the model's template makes of a conversation.
-    fn render(&self, chat: &Chat) -> Result<String, RequestError> {
-        let unusable = |reason: String| RequestError::invalid("messages", reason);
-        let Some(template) = &self.template else {
-            let name = self.name();
-            return Err(unusable(format!(
-                "the model {name} has no chat template; /v1/completions needs none"
-            )));
-        };
-        template.render_to(&chat.messages, chat.ending).map_err(|error| unusable(error.to_string()))
-    }
-
-    /// Megabytes take seconds to tokenize, only to be refused.
-    fn check_bytes(&self, what: &str, text: &str) -> Result<(), RequestError> {
-        let limits = &self.parts.limits;
-        let tokens = limits.max_prompt_tokens.min(limits.max_canvas);
-        if text.len() > tokens.saturating_mul(self.parts.tokenizer.longest_token()) {
-            let message =
-                format!("the {what} has {} bytes, which is more than {tokens} tokens hold", text.len());
-            return Err(RequestError::TooLong { message });
-        }
-        Ok(())
     }
 }
 

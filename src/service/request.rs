@@ -1,7 +1,7 @@
 //! A checked request: what the engine runs. It cannot exist invalid, and nobody below checks again.
 
 use super::sampling::{SamplingOptions, SamplingParams};
-use crate::decode::{DecodeOptions, DecodeParams, OptionError};
+use crate::decode::{DecodeOptions, DecodeParams, OptionError, ScoringRule};
 
 /// What a model and the server's settings allow; requests are checked against it.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,8 +32,8 @@ pub enum PromptEcho {
     Off,
     /// Its text.
     Text,
-    /// Its text, and the scores of its tokens if the answer's are told, too.
-    Scored,
+    /// Its text, and the scores of its tokens by this rule if the answer's are told, too.
+    Scored(ScoringRule),
 }
 
 /// What a client asks for, parsed but not yet checked. One per sequence.
@@ -136,7 +136,7 @@ impl GenerateRequest {
             return Err(RequestError::invalid("stop", "a stop string must not be empty"));
         }
         let sampling = sampling.resolve(max_tokens, limits)?;
-        let scored = echo == PromptEcho::Scored && sampling.logprobs.is_some();
+        let scored = matches!(echo, PromptEcho::Scored(_)) && sampling.logprobs.is_some();
         if scored && prompt.len() > limits.max_scored_tokens {
             let (found, most) = (prompt.len(), limits.max_scored_tokens);
             let message = format!("the prompt to score is {found} tokens, at most {most} are allowed");
@@ -153,9 +153,12 @@ impl GenerateRequest {
         &self.prompt
     }
 
-    /// If the prompt is to be scored: how many alternatives per token are told.
-    pub fn scores_prompt(&self) -> Option<usize> {
-        self.sampling.logprobs.filter(|_| self.echo == PromptEcho::Scored)
+    /// If the prompt is to be scored: by which rule, and how many alternatives per token are told.
+    pub fn scores_prompt(&self) -> Option<(ScoringRule, usize)> {
+        match (self.echo, self.sampling.logprobs) {
+            (PromptEcho::Scored(rule), Some(alternatives)) => Some((rule, alternatives)),
+            _ => None,
+        }
     }
 
     /// Room for the answer, in tokens.

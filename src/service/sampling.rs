@@ -34,6 +34,8 @@ pub struct SamplingOptions {
     pub presence_penalty: Option<f64>,
     /// Report the log-probability of every token, with so many of the most probable ones in its place.
     pub logprobs: Option<usize>,
+    /// Tell what every step left behind.
+    pub progress: bool,
 }
 
 /// What is done to a sequence's logits and told of them, in range. Made only by [`SamplingOptions::resolve`].
@@ -51,6 +53,8 @@ pub struct SamplingParams {
     pub filters: Filters,
     /// Alternatives to report per token; `None`: no scores are reported.
     pub logprobs: Option<usize>,
+    /// Whether every step is told.
+    pub progress: bool,
 }
 
 impl SamplingOptions {
@@ -68,6 +72,7 @@ impl SamplingOptions {
         let excluded_before = if self.ignore_eos { max_tokens } else { min_tokens };
         Ok(SamplingParams {
             logprobs: self.logprobs,
+            progress: self.progress,
             excluded: limits.eos_ids.as_slice().into(),
             excluded_before,
             bias: bias(&self.logit_bias, limits.vocab)?,

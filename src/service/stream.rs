@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::scored::{ScoreTrack, ScoredToken};
+use super::step::StepText;
 use super::stop::{Piece, StopFinder};
 use crate::decode::TokenScore;
 use crate::engine::{BlockEvent, FinishReason, Progress, Reader, SequenceError};
@@ -14,6 +15,8 @@ use crate::text::{Detokenizer, Tokenizer};
 pub enum TextEvent {
     /// The sequence runs.
     Admitted,
+    /// A denoising step is done; only if asked for, and not told while the reader lags.
+    Step(Box<StepText>),
     /// A block is done. Its text may be empty: what could still become a stop string or a character is held back.
     Block {
         /// What came to the text.
@@ -42,6 +45,7 @@ pub enum TextEvent {
 pub struct TextStream {
     /// `None` once the last event is known.
     blocks: Option<Reader>,
+    tokenizer: Arc<Tokenizer>,
     detokenizer: Detokenizer,
     stops: StopFinder,
     scores: ScoreTrack,
@@ -57,17 +61,18 @@ pub struct TextStream {
 pub struct Echo {
     /// Its text.
     pub text: String,
-    /// Its first token, if the tokens' scores are told, too.
-    pub scored: Option<u32>,
+    /// If its tokens' scores are told, too: the first token, where that has none.
+    pub scores: Option<Option<u32>>,
 }
 
 impl TextStream {
     /// Read a sequence's blocks as text that ends before the first of the stop strings.
     pub fn new(blocks: Reader, tokenizer: Arc<Tokenizer>, stops: Vec<String>) -> Self {
         let (scores, stops) = (ScoreTrack::new(tokenizer.clone()), StopFinder::new(stops));
-        let detokenizer = Detokenizer::new(tokenizer);
+        let detokenizer = Detokenizer::new(tokenizer.clone());
         Self {
             blocks: Some(blocks),
+            tokenizer,
             detokenizer,
             stops,
             scores,
@@ -75,6 +80,16 @@ impl TextStream {
             echo: None,
             later: VecDeque::new(),
         }
+    }
+
+    /// As what goes on where a text ends, whose [`Tokenizer::last_word`] this is; `None`: as a text of its own.
+    #[must_use]
+    pub fn behind(mut self, last: Option<u32>) -> Self {
+        if let Some(last) = last {
+            self.detokenizer = Detokenizer::behind(Arc::clone(&self.tokenizer), last);
+            self.scores.go_on();
+        }
+        self
     }
 
     /// With the prompt before the answer.
@@ -105,12 +120,15 @@ impl TextStream {
         // An engine that drops a sequence without a last word has lost it, or its reader was too slow.
         match event.unwrap_or(BlockEvent::Failed(SequenceError::Backend)) {
             BlockEvent::Admitted => {
-                if let Some(echo) = self.echo.take_if(|echo| echo.scored.is_none()) {
+                if let Some(echo) = self.echo.take_if(|echo| echo.scores.is_none()) {
                     self.later.push_back(TextEvent::Block { text: echo.text, tokens: Vec::new() });
                 }
                 TextEvent::Admitted
             }
             BlockEvent::Scored { scores } => self.prompt(scores),
+            BlockEvent::Step { nfe, snapshot } => {
+                TextEvent::Step(Box::new(StepText::new(nfe, *snapshot, &self.tokenizer)))
+            }
             BlockEvent::Block { ids, scores, progress } => self.block(&ids, scores, progress),
             BlockEvent::Finished { reason, progress } => self.finish(reason, progress),
             BlockEvent::Failed(error) => {
@@ -121,10 +139,10 @@ impl TextStream {
     }
 
     fn prompt(&mut self, scores: Vec<TokenScore>) -> TextEvent {
-        let Some(Echo { text, scored: Some(first) }) = self.echo.take() else {
+        let Some(Echo { text, scores: Some(unscored) }) = self.echo.take() else {
             return TextEvent::Block { text: String::new(), tokens: Vec::new() };
         };
-        let tokens = self.scores.prompt(&text, first, scores);
+        let tokens = self.scores.prompt(&text, unscored, scores);
         TextEvent::Block { text, tokens }
     }
 

@@ -146,6 +146,12 @@ impl ChatTemplate {
         Ok(Self { environment })
     }
 
+    /// The template as the model's makers wrote it.
+    pub fn source(&self) -> String {
+        let template = self.environment.get_template(NAME).expect("the constructor added it");
+        template.source().to_owned()
+    }
+
     /// The text of a conversation; `add_generation_prompt` asks for the beginning of the model's next turn at its end.
     /// It holds the special tokens already: tokenize it without adding any.
     ///

@@ -3,11 +3,16 @@
 mod byte_level;
 pub mod chat_template;
 pub mod detokenizer;
+#[cfg(test)]
+pub(crate) mod samples;
+mod tokenizer_config;
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
 
 pub use detokenizer::Detokenizer;
+pub use tokenizer_config::TokenizerConfig;
 
 use crate::model::{ModelError, ModelSource};
 
@@ -24,6 +29,9 @@ pub struct Tokenizer {
     /// Whether names are spelled in GPT-2's alphabet.
     byte_level: bool,
     longest: usize,
+    /// What tokens stand for, by id, as far as somebody asked: finding out takes a decoder some microseconds, and reports of
+    /// log-probabilities and of progress ask for thousands, mostly the same.
+    spelled: Box<[OnceLock<Box<[u8]>>]>,
 }
 
 /// Text that the tokenizer cannot turn into tokens.
@@ -68,7 +76,9 @@ impl Tokenizer {
         let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
         let added = added.keys().copied().collect();
         let longest = inner.get_vocab(true).keys().map(String::len).max().unwrap_or(1);
-        Ok(Self { inner, bytes, special, added, byte_level, longest })
+        // By the number of tokens, not by the largest id: a file may name any.
+        let spelled = (0..inner.get_vocab_size(true)).map(|_| OnceLock::new()).collect();
+        Ok(Self { inner, bytes, special, added, byte_level, longest, spelled })
     }
 
     /// Token ids of a prompt, with what the tokenizer adds to one (a beginning-of-text token, say).
@@ -128,6 +138,13 @@ impl Tokenizer {
     /// What a token stands for within a text, a special token for its name; nothing if the vocabulary has no such token.
     /// Joined, the bytes of an ordinary text's tokens are the text, but for what a decoder does at its beginning.
     pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        match self.spelled.get(id as usize) {
+            Some(known) => known.get_or_init(|| self.spell(id).into()).to_vec(),
+            None => self.spell(id),
+        }
+    }
+
+    fn spell(&self, id: u32) -> Vec<u8> {
         let Some(name) = self.name(id) else { return Vec::new() };
         if self.added.contains(&id) {
             return name.into_bytes();
@@ -145,6 +162,20 @@ impl Tokenizer {
         // Decoders treat the first token in their own way: it is the second one that counts.
         let (once, twice) = (self.decode_with_special(&[id]), self.decode_with_special(&[id, id]));
         twice.strip_prefix(&once).unwrap_or(&once).as_bytes().to_vec()
+    }
+
+    /// Whether the token stands for one byte, which is decoded together with those next to it.
+    pub fn is_byte(&self, id: u32) -> bool {
+        self.bytes.contains(&id)
+    }
+
+    /// The last token of a text behind which another one may be decoded: one that has a text of its own.
+    pub fn last_word(&self, ids: &[u32]) -> Option<u32> {
+        let reads = |id: &u32| {
+            let text = self.decode(&[*id]);
+            !text.is_empty() && !text.contains(char::REPLACEMENT_CHARACTER)
+        };
+        ids.iter().rev().copied().find(|id| !self.is_special(*id) && !self.is_byte(*id) && reads(id))
     }
 
     /// How many of the last tokens may read differently once more tokens follow: a run of byte tokens is decoded as a

@@ -203,6 +203,10 @@ async fn what_cannot_be_honored_is_refused_with_the_reason() {
         ("response_format", json!({"type": "json_object"})),
         ("modalities", json!(["text", "audio"])),
         ("guided_regex", json!("a+")),
+        ("chat_template", json!("{{ messages }}")),
+        ("chat_template_kwargs", json!({"enable_thinking": false})),
+        ("documents", json!([{"text": "a"}])),
+        ("add_special_tokens", json!(true)),
     ] {
         let reply = ask(&server, &json!({"messages": user("a"), param: value})).await;
         assert_eq!(refusal(&reply), (json!(param), json!("unsupported_parameter")));

@@ -146,7 +146,8 @@ async fn null_is_absent_and_unknown_fields_are_ignored() {
 async fn neutral_values_of_unsupported_parameters_are_accepted() {
     let body = json!({"prompt": "hi", "n": 2, "best_of": 2, "echo": false, "logit_bias": {}, "suffix": "", "top_p": 1,
                       "presence_penalty": 0, "frequency_penalty": 0.0, "user": "me", "seed": -5, "temperature": 0.5,
-                      "repetition_penalty": 1.0, "top_k": -1, "min_p": 0, "min_tokens": 0, "ignore_eos": false, "use_beam_search": false});
+                      "repetition_penalty": 1.0, "top_k": -1, "min_p": 0, "min_tokens": 0, "ignore_eos": false, "use_beam_search": false,
+                      "skip_special_tokens": true, "stop_token_ids": [], "include_stop_str_in_output": false, "bad_words": []});
     assert_eq!(server().completed(body).await["choices"][1]["text"], "hi");
 }
 

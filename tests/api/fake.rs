@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use evotoken::engine::batch::{Backend, BackendError, Segment, SlotId, StepBatch, StepOutput};
+use evotoken::engine::batch::{Backend, BackendError, Sampling, Segment, SlotId, StepBatch, StepOutput};
 use evotoken::text::Tokenizer;
 use serde_json::{Value, json};
 
@@ -32,6 +32,16 @@ pub const NO_MEMORY_CANVAS: usize = 77;
 
 /// Printable ASCII is one token a character, everything else one token a byte; a beginning-of-text token comes first.
 pub fn tokenizer() -> Arc<Tokenizer> {
+    decoded_by(json!([{"type": "ByteFallback"}, {"type": "Fuse"}]))
+}
+
+/// The same, but the space before a text is not shown, as SentencePiece's converted tokenizers have it.
+pub fn stripping_tokenizer() -> Arc<Tokenizer> {
+    let strip = json!({"type": "Strip", "content": " ", "start": 1, "stop": 0});
+    decoded_by(json!([{"type": "ByteFallback"}, {"type": "Fuse"}, strip]))
+}
+
+fn decoded_by(decoders: Value) -> Arc<Tokenizer> {
     let mut vocab = serde_json::Map::new();
     let mut add = |text: String| vocab.insert(text, json!(vocab.len()));
     for text in ["<mask>", "<eos>", "<bos>"] {
@@ -50,7 +60,7 @@ pub fn tokenizer() -> Arc<Tokenizer> {
             "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
             "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
             "special_tokens": {"<bos>": {"id": "<bos>", "ids": [BOS], "tokens": ["<bos>"]}}},
-        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "decoder": {"type": "Sequence", "decoders": decoders},
         "model": {"type": "BPE", "vocab": Value::Object(vocab), "merges": [], "byte_fallback": true}});
     Arc::new(Tokenizer::from_json(json.to_string().as_bytes()).expect("a valid tokenizer"))
 }
@@ -152,6 +162,11 @@ impl FakeBackend {
         let mut logits = vec![0.0; VOCAB];
         logits[letter('$') as usize] = 1.0;
         logits[self.answer(segment.slot, position) as usize] = 9.0;
+        let draws = |sampling: &&Sampling| sampling.temperature > 0.0 && sampling.filters.top_k == 2;
+        if segment.sampling.as_ref().filter(draws).is_some() {
+            // Of two candidates a draw is the second.
+            logits[letter('$') as usize] = 10.0;
+        }
         if let Some(adjustment) = segment.sampling.as_ref().and_then(|sampling| sampling.adjustment.as_ref())
         {
             adjustment.apply(&mut logits, position);
@@ -217,7 +232,7 @@ impl Backend for FakeBackend {
         for (segment, seen) in batch.segments.iter().zip(seen) {
             for position in segment.targets.clone() {
                 if let Some(token) = given(segment) {
-                    assert_eq!(seen.len(), position, "everything from the scored token on is masked");
+                    assert_eq!(seen.len(), position, "the scored token is masked, and none before it");
                     let best = (letter('$'), 0.5);
                     let given = if token == best.0 { best } else { (token, 0.25) };
                     let top = [best, (letter('%'), 0.25), (letter('&'), 0.1)];

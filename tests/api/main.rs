@@ -12,6 +12,7 @@ mod logprobs;
 #[path = "../hostile/memory.rs"]
 mod memory;
 mod operations;
+mod progress;
 mod refusals;
 mod sampling;
 #[path = "../hostile/spoil.rs"]
@@ -33,8 +34,10 @@ use evotoken::service::request::Limits;
 use evotoken::service::{GenerationDefaults, Service, ServiceParts};
 use evotoken::telemetry::Metrics;
 use evotoken::text::chat_template::ChatTemplate;
+use evotoken::text::{Tokenizer, TokenizerConfig};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tower::ServiceExt;
 
 /// A server that does not listen.
@@ -62,6 +65,7 @@ struct Plan {
     loaded: bool,
     /// Whether marker letters make the model misbehave.
     markers: bool,
+    tokenizer: Arc<Tokenizer>,
     /// Ticks wait for the test.
     gate: Option<fake::Gate>,
 }
@@ -85,6 +89,7 @@ impl Default for Plan {
             timeout: None,
             loaded: true,
             markers: true,
+            tokenizer: fake::tokenizer(),
             gate: None,
         }
     }
@@ -98,7 +103,11 @@ impl Plan {
     }
 
     fn start(self) -> Server {
-        let Self { settings, defaults, template, timeout, loaded, markers, gate } = self;
+        let Self { settings, defaults, template, timeout, loaded, markers, tokenizer, gate } = self;
+        let names = match settings.model.served_names.as_slice() {
+            [] => vec!["lab/echo".to_owned()],
+            some => some.to_vec(),
+        };
         let metrics = Arc::new(Metrics::new());
         let info = ModelInfo { mask_id: fake::MASK, eos_ids: vec![fake::EOS], attention: Attention::Full };
         let backend = fake::FakeBackend::new(markers, gate);
@@ -115,8 +124,9 @@ impl Plan {
             max_scored_tokens: settings.limits.max_scored_tokens,
         };
         let service = Service::new(ServiceParts {
-            name: "lab/echo".to_owned(),
-            tokenizer: fake::tokenizer(),
+            names,
+            root: "echo-1".to_owned(),
+            tokenizer,
             limits,
             max_choices: settings.limits.max_choices,
             timeout,
@@ -126,7 +136,9 @@ impl Plan {
         });
         let app = Arc::new(App::new(settings.server, metrics.clone()));
         if loaded {
-            app.open(service.with_chat_template(template.map(chat_template)));
+            let texts = TokenizerConfig::load(&ModelSource::folder(tokenizer_config(template).path()))
+                .expect("a config");
+            app.open(service.with_texts(template.map(chat_template), texts));
         }
         Server { router: api::router(app.clone()), app, engine, metrics }
     }
@@ -134,10 +146,16 @@ impl Plan {
 
 /// A model's template, read as every model's is.
 fn chat_template(text: &str) -> ChatTemplate {
+    ChatTemplate::load(&ModelSource::folder(tokenizer_config(Some(text)).path())).expect("a template")
+}
+
+/// A folder that says what a model says of its tokenizer.
+fn tokenizer_config(template: Option<&str>) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = json!({"bos_token": "<bos>", "chat_template": text}).to_string();
-    std::fs::write(folder.path().join("tokenizer_config.json"), config).expect("a file");
-    ChatTemplate::load(&ModelSource::folder(folder.path())).expect("a template")
+    let bos = json!({"content": "<bos>", "lstrip": false});
+    let config = json!({"bos_token": bos, "chat_template": template, "model_max_length": 1e30, "padding_side": "left"});
+    std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).expect("a file");
+    folder
 }
 
 /// A server with the usual plan.

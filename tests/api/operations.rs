@@ -16,11 +16,42 @@ async fn models_are_listed_and_described() {
         (&json!("list"), &json!("lab/echo"), &json!("model"))
     );
     assert_eq!(model["owned_by"], "evotoken");
+    assert_eq!((&model["root"], &model["parent"]), (&json!("echo-1"), &json!(null)));
     assert!(model["created"].as_u64().is_some_and(|time| time > 1_700_000_000));
     for path in ["/v1/models/lab/echo", "/v1/models/lab%2Fecho"] {
         let reply = server.get(path).await;
         assert_eq!((reply.status, &reply.json()), (StatusCode::OK, model), "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_model_answers_to_all_its_names_and_calls_itself_by_the_first() {
+    let names = ["lab/echo/v2", "echo", "gpt-4"].map(str::to_owned).to_vec();
+    let server = Plan::with(|plan| plan.settings.model.served_names = names.clone()).start();
+    let list = server.get("/v1/models").await.json();
+    let ids: Vec<_> =
+        list["data"].as_array().expect("models").iter().filter_map(|model| model["id"].as_str()).collect();
+    assert_eq!(ids, names);
+    for (at, name) in names.iter().enumerate() {
+        let reply = server.get(&format!("/v1/models/{name}")).await;
+        assert_eq!((reply.status, &reply.json()), (StatusCode::OK, &list["data"][at]), "{name}");
+        let body = server.completed(json!({"model": name, "prompt": "a"})).await;
+        assert_eq!(body["model"], names[0]);
+        let tokens = server.post("/tokenize", &json!({"model": name, "prompt": "a"})).await;
+        assert_eq!(tokens.status, StatusCode::OK);
+    }
+    for other in ["lab/echo", "echo-1"] {
+        assert_eq!(server.get(&format!("/v1/models/{other}")).await.status, StatusCode::NOT_FOUND);
+        let refused = server.complete(json!({"model": other, "prompt": "a"})).await;
+        assert_eq!(refused.json()["error"]["code"], "model_not_found");
+    }
+}
+
+#[tokio::test]
+async fn a_model_s_id_that_is_no_text_is_refused() {
+    let reply = server().get("/v1/models/%FF").await;
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+    assert_eq!(reply.json()["error"]["type"], "invalid_request_error");
 }
 
 #[tokio::test]

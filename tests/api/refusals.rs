@@ -148,6 +148,16 @@ async fn parameters_that_cannot_be_honored() {
         ("prompt_logprobs", json!(0)),
         ("guided_choice", json!(["a", "b"])),
         ("structured_outputs", json!({"regex": "a+"})),
+        ("stop_token_ids", json!([5])),
+        ("allowed_token_ids", json!([5])),
+        ("bad_words", json!(["a"])),
+        ("logits_processors", json!(["f"])),
+        ("include_stop_str_in_output", json!(true)),
+        ("skip_special_tokens", json!(false)),
+        ("truncate_prompt_tokens", json!(5)),
+        ("return_tokens_as_token_ids", json!(true)),
+        ("return_token_ids", json!(true)),
+        ("add_special_tokens", json!(false)),
     ] {
         let reply = server.complete(json!({"prompt": "a", param: value})).await;
         client_error(&reply, json!(param), json!("unsupported_parameter"));
@@ -212,6 +222,27 @@ async fn what_is_not_there() {
     }
     for path in ["/", "/v1", "/v1/embeddings", "/docs/nothing.js"] {
         check(&server.get(path).await, 404, "invalid_request_error", json!(null), json!(null));
+    }
+}
+
+#[tokio::test]
+async fn what_else_openai_offers_is_not_there_and_the_reply_says_what_is() {
+    let server = server();
+    for (path, reason) in [
+        ("/v1/embeddings", "no embeddings"),
+        ("/v1/responses", "takes the whole conversation"),
+        ("/v1/responses/resp_1/cancel", "takes the whole conversation"),
+        ("/v1/files/a", "nothing is stored"),
+        ("/v1/images/generations", "text only"),
+        ("/v1/fine_tuning/jobs", "trainer"),
+        ("/v1/responsesx", "nothing is at this path"),
+        ("/nowhere", "nothing is at this path"),
+    ] {
+        for reply in [server.get(path).await, server.post(path, &json!({"input": "a"})).await] {
+            check(&reply, 404, "invalid_request_error", json!(null), json!(null));
+            assert!(reply.text.contains(reason), "{path}: {}", reply.text);
+            assert!(reply.text.contains("POST /v1/completions, /v1/chat/completions"), "{}", reply.text);
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! Parameters that change which tokens are candidates. The model echoes its prompt, then says end-of-text; its second
 //! choice is `$`.
 
+use evotoken::service::GenerationDefaults;
 use serde_json::json;
 
-use crate::{fake, server};
+use crate::{Plan, fake, server};
 
 #[tokio::test]
 async fn end_of_text_waits_for_min_tokens() {
@@ -74,4 +75,19 @@ async fn penalties_count_what_was_decided_before_the_pass() {
     assert_eq!(text(8, "frequency_penalty", 2.0).await, "aaaaaaaa");
     // The prompt counts, too: 9 / 10 is below 1, and once "$" is in the answer it is (1 / 10) - 2.
     assert_eq!(text(1, "repetition_penalty", 10.0).await[..2], *"$a");
+}
+
+#[tokio::test]
+async fn draws_know_what_the_model_recommends_unless_the_request_says_otherwise() {
+    // A draw from the two best tokens is the second one here.
+    let defaults =
+        GenerationDefaults { temperature: Some(0.5), top_k: Some(2), ..GenerationDefaults::default() };
+    let server = Plan::with(|plan| plan.defaults = defaults).start();
+    for (ask, text) in [
+        (json!({"prompt": "abc", "max_tokens": 3}), "$$$"),
+        (json!({"prompt": "abc", "max_tokens": 3, "top_k": 0}), "abc"),
+        (json!({"prompt": "abc", "max_tokens": 3, "temperature": 0}), "abc"),
+    ] {
+        assert_eq!(server.completed(ask.clone()).await["choices"][0]["text"], text, "{ask}");
+    }
 }

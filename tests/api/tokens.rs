@@ -1,9 +1,9 @@
-//! `POST /tokenize` and `POST /detokenize`.
+//! `POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`.
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::{Plan, Server, fake, server};
+use crate::{Plan, Server, TEMPLATE, fake, server};
 
 fn letters(text: &str) -> Vec<u32> {
     text.chars().map(fake::letter).collect()
@@ -91,6 +91,31 @@ async fn what_cannot_be_tokenized_is_named() {
     let reply = bare.post("/tokenize", &json!({"messages": messages})).await;
     assert_eq!(reply.status, StatusCode::BAD_REQUEST);
     assert!(reply.text.contains("lab/echo"), "{}", reply.text);
+}
+
+/// As `lm-eval --model local-completions` does it when it has no tokenizer of its own.
+#[tokio::test]
+async fn a_client_without_a_tokenizer_learns_all_it_needs() {
+    let server = server();
+    let info = server.get("/tokenizer_info").await.json();
+    // What the model's file says, special tokens as texts.
+    assert_eq!((&info["bos_token"], &info["padding_side"]), (&json!("<bos>"), &json!("left")));
+    // What it leaves open, or knows worse than the server.
+    assert_eq!((&info["eos_token"], &info["mask_token"]), (&json!("<eos>"), &json!("<mask>")));
+    assert_eq!(info["tokenizer_class"], "PreTrainedTokenizerFast");
+    assert_eq!(info["model_max_length"], 128);
+    assert_eq!(info["chat_template"], TEMPLATE);
+    let eos = json!({"prompt": info["eos_token"], "add_special_tokens": false});
+    assert_eq!(tokens(&server, eos).await["tokens"], json!([fake::EOS]));
+}
+
+#[tokio::test]
+async fn a_tokenizer_without_a_template_has_none_to_show() {
+    let server = Plan::with(|plan| plan.template = None).start();
+    let info = server.get("/tokenizer_info").await.json();
+    assert!(info.as_object().is_some_and(|fields| fields["chat_template"].is_null()), "{info}");
+    let loading = Plan::with(|plan| plan.loaded = false).start();
+    assert_eq!(loading.get("/tokenizer_info").await.status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use evotoken::backend::CandleBackend;
 use evotoken::backend::device::DeviceChoice;
-use evotoken::decode::{Attention, Boundary, CacheMode, DecodeOptions, Method, State};
+use evotoken::decode::{Attention, Boundary, CacheMode, DecodeOptions, Method, ScoringRule, Snapshot, State};
 use evotoken::engine::batch::{Backend, BackendError, SlotId, StepBatch, StepOutput};
-use evotoken::engine::{EngineHandle, EngineLimits, ModelInfo, start};
+use evotoken::engine::{BlockEvent, EngineHandle, EngineLimits, ModelInfo, start};
 use evotoken::model::{ModelConfig, ModelSource};
 use evotoken::service::SamplingOptions;
 use evotoken::service::request::{Draft, GenerateRequest, Limits, PromptEcho};
@@ -24,7 +24,7 @@ pub fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
 }
 
-fn backend() -> CandleBackend {
+pub fn backend() -> CandleBackend {
     adapted(false, None)
 }
 
@@ -85,8 +85,9 @@ fn wishes() -> impl Strategy<Value = SamplingOptions> {
         proptest::option::of(-2.0f64..2.0),
         proptest::option::of(-2.0f64..2.0),
     );
-    let all = (bounds, bias, filters, penalties, proptest::option::of(0usize..8));
-    all.prop_map(|(bounds, logit_bias, filters, penalties, logprobs)| {
+    let reports = (proptest::option::of(0usize..8), any::<bool>());
+    let all = (bounds, bias, filters, penalties, reports);
+    all.prop_map(|(bounds, logit_bias, filters, penalties, (logprobs, progress))| {
         let (min_tokens, ignore_eos) = bounds;
         let (top_p, top_k, min_p) = filters;
         let (repetition_penalty, frequency_penalty, presence_penalty) = penalties;
@@ -101,12 +102,21 @@ fn wishes() -> impl Strategy<Value = SamplingOptions> {
             frequency_penalty,
             presence_penalty,
             logprobs,
+            progress,
         }
     })
 }
 
+fn echoes() -> impl Strategy<Value = PromptEcho> {
+    prop_oneof![
+        Just(PromptEcho::Off),
+        Just(PromptEcho::Text),
+        Just(PromptEcho::Scored(ScoringRule::Chain)),
+        Just(PromptEcho::Scored(ScoringRule::Pseudo)),
+    ]
+}
+
 fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
-    let echo = prop_oneof![Just(PromptEcho::Off), Just(PromptEcho::Text), Just(PromptEcho::Scored)];
     let one = (
         proptest::collection::vec(2u32..100, 1..30),
         1usize..24,
@@ -121,7 +131,7 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
         prop_oneof![Just(None), (0.05f64..1.0).prop_map(Some)],
         prop_oneof![Just(0.0), Just(0.8)],
         any::<u64>(),
-        (wishes(), echo, proptest::collection::vec(2u32..100, 0..6)),
+        (wishes(), echoes(), proptest::collection::vec(2u32..100, 0..6)),
     );
     let one = one.prop_map(
         |(
@@ -175,6 +185,18 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
     proptest::collection::vec(one, 2..17)
 }
 
+/// What a reader was told, and beside it the steps that it watched.
+fn told(events: Vec<BlockEvent>) -> (Vec<BlockEvent>, BTreeMap<usize, Snapshot>) {
+    let (mut others, mut steps) = (Vec::new(), BTreeMap::new());
+    for event in events {
+        match event {
+            BlockEvent::Step { nfe, snapshot } => drop(steps.insert(nfe, *snapshot)),
+            other => others.push(other),
+        }
+    }
+    (others, steps)
+}
+
 /// A request gets its own answer alone and in a crowd, whatever arrives with it, on how many slots and however few rows a
 /// tick may have.
 fn holds(
@@ -188,7 +210,14 @@ fn holds(
     let crowd = engine(model(), slots, budget);
     let readers = crowd.submit(requests.to_vec(), None).unwrap();
     let together: Vec<_> = readers.into_iter().map(super::events).collect();
-    prop_assert_eq!(alone, together);
+    for (alone, together) in std::iter::zip(alone, together) {
+        let ((alone, watched), (together, seen)) = (told(alone), told(together));
+        prop_assert_eq!(alone, together);
+        // Of two readers either may have missed a step.
+        for (nfe, snapshot) in seen {
+            prop_assert!(watched.get(&nfe).is_none_or(|other| *other == snapshot), "step {}", nfe);
+        }
+    }
     Ok(())
 }
 

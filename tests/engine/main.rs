@@ -6,6 +6,7 @@ mod batching;
 mod fake;
 mod infilling;
 mod long;
+mod progress;
 mod schedules;
 mod scoring;
 

@@ -2,6 +2,7 @@
 
 use evotoken::model::{ModelConfig, ModelSource};
 use evotoken::service::GenerationDefaults;
+use evotoken::text::TokenizerConfig;
 use evotoken::text::chat_template::{ChatTemplate, Message};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -51,6 +52,9 @@ const GENERATION: &[&str] = &[
     "eos_token_id",
     "max_new_tokens",
     "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
     "do_sample",
     "diffusion",
 ];
@@ -97,6 +101,7 @@ proptest! {
     fn damaged_generation_defaults_are_refused_or_in_range(changes in changes(GENERATION), cuts in cuts()) {
         let mut defaults = json!({
             "eos_token_id": [1, 2], "max_new_tokens": 8, "temperature": 0.5, "do_sample": true,
+            "top_p": 0.9, "top_k": 50, "min_p": 0.1,
             "diffusion": {"method": "evotoken", "threshold": 0.9, "block_length": 4, "k_soft": 3, "alpha": 0.7,
                           "cache": "dual", "boundary": "hard"}});
         spoil(&mut defaults, &changes);
@@ -105,6 +110,9 @@ proptest! {
         if let Ok(defaults) = GenerationDefaults::from_json(&bytes) {
             prop_assert!(defaults.decode.check().is_ok());
             prop_assert!(defaults.temperature.is_none_or(|t| (0.0..=2.0).contains(&t)));
+            let shares = [defaults.top_p, defaults.min_p];
+            prop_assert!(shares.iter().flatten().all(|share| (0.0..=1.0).contains(share)));
+            prop_assert!(defaults.top_k.is_none_or(|count| count >= -1));
             // What one answer's length and vocabulary make of it.
             let _ = defaults.decode.resolve(8, 12);
         }
@@ -122,9 +130,11 @@ proptest! {
         cut(&mut bytes, &cuts);
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("tokenizer_config.json"), bytes).unwrap();
-        if let Ok(template) = ChatTemplate::load(&ModelSource::folder(folder.path())) {
+        let source = ModelSource::folder(folder.path());
+        if let Ok(template) = ChatTemplate::load(&source) {
             let _ = template.render(&[Message::user("a"), Message::assistant("b")], true);
         }
+        let _ = TokenizerConfig::load(&source);
         memory::check();
     }
 }

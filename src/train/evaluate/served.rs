@@ -102,7 +102,8 @@ impl Served {
         let engine = engine::start(backend, info, bounds, Arc::new(Metrics::new()))
             .context("the engine thread cannot be started")?;
         let service = Service::new(ServiceParts {
-            name: String::new(),
+            names: Vec::new(),
+            root: String::new(),
             tokenizer: tokenizer.clone(),
             limits,
             max_choices: 1,
@@ -156,7 +157,7 @@ pub fn wait(mut stream: TextStream) -> Result<Answer> {
     let mut answer = String::new();
     while let Some(event) = stream.blocking_next() {
         match event {
-            TextEvent::Admitted => {}
+            TextEvent::Admitted | TextEvent::Step(_) => {}
             TextEvent::Block { text, .. } => answer.push_str(&text),
             TextEvent::Finished { text, reason, progress, .. } => {
                 answer.push_str(&text);
