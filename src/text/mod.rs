@@ -3,11 +3,13 @@
 mod byte_level;
 pub mod chat_template;
 pub mod detokenizer;
+mod spelling;
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use detokenizer::Detokenizer;
+pub use spelling::Spelled;
 
 use crate::model::{ModelError, ModelSource};
 
@@ -123,28 +125,6 @@ impl Tokenizer {
     /// Whether decoding leaves the token out.
     pub fn is_special(&self, id: u32) -> bool {
         self.special.contains(&id)
-    }
-
-    /// What a token stands for within a text, a special token for its name; nothing if the vocabulary has no such token.
-    /// Joined, the bytes of an ordinary text's tokens are the text, but for what a decoder does at its beginning.
-    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
-        let Some(name) = self.name(id) else { return Vec::new() };
-        if self.added.contains(&id) {
-            return name.into_bytes();
-        }
-        if self.bytes.contains(&id)
-            && let Some(byte) = name.get(3..5).and_then(|hex| u8::from_str_radix(hex, 16).ok())
-        {
-            return vec![byte];
-        }
-        if self.byte_level
-            && let Some(bytes) = byte_level::spelled(&name)
-        {
-            return bytes;
-        }
-        // Decoders treat the first token in their own way: it is the second one that counts.
-        let (once, twice) = (self.decode_with_special(&[id]), self.decode_with_special(&[id, id]));
-        twice.strip_prefix(&once).unwrap_or(&once).as_bytes().to_vec()
     }
 
     /// How many of the last tokens may read differently once more tokens follow: a run of byte tokens is decoded as a
