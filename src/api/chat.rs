@@ -11,10 +11,12 @@ use utoipa::ToSchema;
 
 use super::answer::{self, Head};
 use super::error::{ApiError, Refusals};
+use super::guided::{ResponseFormat, StructuredOutputs, Wishes};
 use super::logprobs;
 use super::schema::{Delivery, DiffusionOptions, Stop, StreamOptions, check_model, count, logit_bias};
 use super::turn::{ChatCompletion, ChatCompletionChunk, Turns};
 use super::{App, JsonBody, parameters};
+use crate::guide::Json;
 use crate::service::request::PromptEcho;
 use crate::service::{Ask, Chat, Prompts, SamplingOptions};
 use crate::text::chat_template::{Ending, Message};
@@ -116,6 +118,19 @@ pub struct ChatCompletionRequest {
     pub stream: Option<bool>,
     /// Only with `stream`.
     pub stream_options: Option<StreamOptions>,
+    /// Answer with one of these texts.
+    #[schema(example = json!(["yes", "no"]))]
+    pub guided_choice: Option<Vec<String>>,
+    /// Answer with a text that this regular expression matches as a whole.
+    #[schema(example = "[0-9]+")]
+    pub guided_regex: Option<String>,
+    /// Answer with JSON that is valid under this schema, given as an object or as its text.
+    #[schema(value_type = Option<Object>)]
+    pub guided_json: Option<Json>,
+    /// The same in vLLM's newer spelling.
+    pub structured_outputs: Option<StructuredOutputs>,
+    /// The same in OpenAI's spelling.
+    pub response_format: Option<ResponseFormat>,
     /// How to denoise.
     pub diffusion: Option<DiffusionOptions>,
     /// Begin the model's turn behind the last message.
@@ -226,6 +241,14 @@ impl ChatCompletionRequest {
             seed: self.seed.map(i64::cast_unsigned),
             stop: self.stop.map_or_else(Vec::new, Stop::into_vec),
             decode: self.diffusion.unwrap_or_default().into_options()?,
+            guide: Wishes {
+                choice: self.guided_choice,
+                regex: self.guided_regex,
+                json: self.guided_json,
+                structured: self.structured_outputs,
+                format: self.response_format,
+            }
+            .constraint()?,
         })
     }
 }

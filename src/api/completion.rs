@@ -12,11 +12,13 @@ use utoipa::ToSchema;
 
 use super::answer::{self, Answer, Head, Piece, Shape};
 use super::error::{ApiError, Refusals};
+use super::guided::{ResponseFormat, StructuredOutputs, Wishes};
 use super::logprobs::{self, CompletionLogprobs};
 use super::schema::{
     Delivery, DiffusionOptions, DiffusionReport, Stop, StreamOptions, Usage, check_model, count, logit_bias,
 };
 use super::{App, JsonBody, parameters};
+use crate::guide::Json;
 use crate::service::request::PromptEcho;
 use crate::service::{Ask, Prompts, SamplingOptions};
 
@@ -101,6 +103,19 @@ pub struct CompletionRequest {
     pub stream: Option<bool>,
     /// Only with `stream`.
     pub stream_options: Option<StreamOptions>,
+    /// Answer with one of these texts.
+    #[schema(example = json!(["yes", "no"]))]
+    pub guided_choice: Option<Vec<String>>,
+    /// Answer with a text that this regular expression matches as a whole.
+    #[schema(example = "[0-9]+")]
+    pub guided_regex: Option<String>,
+    /// Answer with JSON that is valid under this schema, given as an object or as its text.
+    #[schema(value_type = Option<Object>)]
+    pub guided_json: Option<Json>,
+    /// The same in vLLM's newer spelling.
+    pub structured_outputs: Option<StructuredOutputs>,
+    /// The same in OpenAI's spelling.
+    pub response_format: Option<ResponseFormat>,
     /// How to denoise.
     pub diffusion: Option<DiffusionOptions>,
     /// Generate so many answers per prompt and send the `n` whose tokens have the highest mean log-probability, best
@@ -283,6 +298,14 @@ impl CompletionRequest {
             seed: self.seed.map(i64::cast_unsigned),
             stop: self.stop.map_or_else(Vec::new, Stop::into_vec),
             decode: self.diffusion.unwrap_or_default().into_options()?,
+            guide: Wishes {
+                choice: self.guided_choice,
+                regex: self.guided_regex,
+                json: self.guided_json,
+                structured: self.structured_outputs,
+                format: self.response_format,
+            }
+            .constraint()?,
         })
     }
 }

@@ -6,6 +6,7 @@ pub mod body;
 pub mod chat;
 pub mod completion;
 pub mod error;
+pub mod guided;
 pub mod logprobs;
 pub mod models;
 pub mod ops;

@@ -1,6 +1,7 @@
 //! Between the HTTP layer and the engine: text to requests, blocks to text.
 
 pub mod defaults;
+pub mod guides;
 pub mod request;
 pub mod sampling;
 pub mod scored;
@@ -17,6 +18,7 @@ use futures_util::{Stream, stream as streams};
 use tokio_stream::StreamMap;
 
 pub use defaults::GenerationDefaults;
+pub use guides::{Constraint, Guides};
 pub use sampling::SamplingOptions;
 pub use stream::{Echo, TextEvent, TextStream};
 pub use tokens::Source;
@@ -51,6 +53,8 @@ pub struct ServiceParts {
     pub decode: DecodeOptions,
     /// What the model's makers recommend.
     pub defaults: GenerationDefaults,
+    /// Rules that answers follow.
+    pub guides: Guides,
     /// Where sequences run.
     pub engine: EngineHandle,
 }
@@ -106,6 +110,8 @@ pub struct Ask {
     pub stop: Vec<String>,
     /// Decoding settings.
     pub decode: DecodeOptions,
+    /// A rule that the answers have to satisfy.
+    pub guide: Option<Constraint>,
 }
 
 /// Answers on their way.
@@ -213,6 +219,7 @@ impl Service {
             seed: None,
             stop: Vec::new(),
             decode: DecodeOptions::default(),
+            guide: None,
         };
         for stream in &mut self.answer(ask)?.streams {
             while let Some(event) = stream.next().await {
@@ -242,26 +249,29 @@ impl Service {
         let temperature = ask.temperature.or(defaults.temperature).unwrap_or(0.0);
         // 53 bits, which every client's JSON numbers hold: the seed is told with the answer.
         let seed = ask.seed.unwrap_or_else(|| random() >> 11);
+        let guide = ask.guide.map(|constraint| self.guide(constraint)).transpose()?;
         let mut requests = Vec::with_capacity(prompts.len() * ask.choices);
         for prompt in prompts {
             let room =
                 limits.max_canvas.saturating_sub(prompt.len() + suffix.len()).min(limits.max_new_tokens);
             let max_tokens = ask.max_tokens.unwrap_or(usual.min(room).max(1));
+            let draft = Draft {
+                prompt,
+                max_tokens,
+                suffix: suffix.clone(),
+                echo: ask.echo,
+                decode,
+                temperature,
+                sampling: ask.sampling.clone(),
+                seed,
+                choice: 0,
+                stop: ask.stop.clone(),
+                guide: guide.clone(),
+            };
+            let request = GenerateRequest::new(draft, limits)?;
             for _ in 0..ask.choices {
                 let choice = u32::try_from(requests.len()).expect("max_choices bounds the choices");
-                let draft = Draft {
-                    prompt: prompt.clone(),
-                    max_tokens,
-                    suffix: suffix.clone(),
-                    echo: ask.echo,
-                    decode,
-                    temperature,
-                    sampling: ask.sampling.clone(),
-                    seed,
-                    choice,
-                    stop: ask.stop.clone(),
-                };
-                requests.push(GenerateRequest::new(draft, limits)?);
+                requests.push(request.clone().of_choice(choice));
             }
         }
         Ok((prompt_tokens, requests))

@@ -200,9 +200,8 @@ async fn what_cannot_be_honored_is_refused_with_the_reason() {
     for (param, value) in [
         ("tools", json!([{"type": "function", "function": {"name": "f"}}])),
         ("tool_choice", json!("required")),
-        ("response_format", json!({"type": "json_object"})),
         ("modalities", json!(["text", "audio"])),
-        ("guided_regex", json!("a+")),
+        ("guided_grammar", json!("a")),
     ] {
         let reply = ask(&server, &json!({"messages": user("a"), param: value})).await;
         assert_eq!(refusal(&reply), (json!(param), json!("unsupported_parameter")));

@@ -146,8 +146,7 @@ async fn parameters_that_cannot_be_honored() {
     for (param, value) in [
         ("use_beam_search", json!(true)),
         ("prompt_logprobs", json!(0)),
-        ("guided_choice", json!(["a", "b"])),
-        ("structured_outputs", json!({"regex": "a+"})),
+        ("guided_grammar", json!("root ::= \"a\"")),
     ] {
         let reply = server.complete(json!({"prompt": "a", param: value})).await;
         client_error(&reply, json!(param), json!("unsupported_parameter"));
