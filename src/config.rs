@@ -193,6 +193,9 @@ impl Settings {
             ("limits.max_prompt_tokens", self.limits.max_prompt_tokens, usize::MAX),
             ("limits.max_new_tokens", self.limits.max_new_tokens, usize::MAX),
             ("limits.max_choices", self.limits.max_choices, usize::MAX),
+            ("limits.max_guide_bytes", self.limits.max_guide_bytes, usize::MAX),
+            ("limits.max_guide_states", self.limits.max_guide_states, 1 << 15),
+            ("limits.max_guide_transitions", self.limits.max_guide_transitions, 1 << 30),
         ];
         if let Some((key, _, _)) = counts.iter().find(|(_, value, _)| *value == 0) {
             return Err(SettingsError::new("settings", format!("{key} must be at least 1")));

@@ -38,6 +38,7 @@ pub mod backend;
 pub mod config;
 pub mod decode;
 pub mod engine;
+pub mod guide;
 pub mod model;
 pub mod rng;
 pub mod service;

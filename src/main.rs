@@ -122,6 +122,7 @@ fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHa
         timeout: Some(settings.server.request_timeout()),
         decode: settings.decode,
         defaults,
+        guides: settings.limits.guides(),
         engine: engine.clone(),
     });
     Ok((service.with_texts(template, texts), engine))

@@ -111,3 +111,37 @@ fn eight_different_clients_at_once_get_what_each_gets_alone() {
         assert_eq!(together, alone);
     }
 }
+
+#[test]
+fn an_answer_with_a_rule_satisfies_it_however_it_is_decoded() {
+    let server = Server::start();
+    let schema = json!({"type": "object", "required": ["left", "sure"], "properties":
+        {"left": {"type": "integer", "minimum": 1, "maximum": 99}, "sure": {"type": "boolean"}}});
+    let rules = [
+        (
+            "guided_regex",
+            json!("\\([0-9]{1,3}[-+*/][0-9]{1,3}\\)[-+*/][0-9]{1,3}"),
+            r"^\([0-9]{1,3}[-+*/][0-9]{1,3}\)[-+*/][0-9]{1,3}$",
+        ),
+        (
+            "guided_choice",
+            json!(["(93+30)-100", "93", "none of these"]),
+            r"^(\(93\+30\)-100|93|none of these)$",
+        ),
+        ("guided_json", schema, r#"^\{"left": ?[1-9][0-9]?, ?"sure": ?(true|false)\}$"#),
+    ];
+    for mut request in mixture() {
+        request["max_tokens"] = json!(40);
+        for (name, rule, expression) in &rules {
+            let mut asked = request.clone();
+            asked[*name] = rule.clone();
+            if asked["diffusion"]["steps"].is_number() {
+                asked["diffusion"]["steps"] = json!(20);
+            }
+            let choices = choices(&server.stream(asked.clone()));
+            let answer = text(&choices);
+            assert!(regex::Regex::new(expression).unwrap().is_match(&answer), "{asked}: {answer:?}");
+            assert_eq!(choices.last().unwrap()["finish_reason"], "stop", "{asked}");
+        }
+    }
+}

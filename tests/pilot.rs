@@ -110,6 +110,7 @@ fn solved(engine: &EngineHandle, problems: &[Problem], steps: usize) -> usize {
             seed: 0,
             choice: 0,
             stop: vec![],
+            guide: None,
         };
         GenerateRequest::new(draft, &limits).unwrap()
     };

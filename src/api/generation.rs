@@ -9,8 +9,10 @@ use utoipa::ToSchema;
 
 use super::body::parse_fields;
 use super::error::ApiError;
+use super::guided::{ResponseFormat, StructuredOutputs, Wishes};
 use super::parameters::{self, Refused};
 use super::schema::{Delivery, DiffusionOptions, Stop, StreamOptions, check_model, count, logit_bias};
+use crate::guide::Json;
 use crate::service::request::PromptEcho;
 use crate::service::{Ask, Prompts, SamplingOptions, Service};
 
@@ -63,6 +65,19 @@ pub struct GenerationOptions {
     pub stream: Option<bool>,
     /// Only with `stream`.
     pub stream_options: Option<StreamOptions>,
+    /// Answer with one of these texts.
+    #[schema(example = json!(["yes", "no"]))]
+    pub guided_choice: Option<Vec<String>>,
+    /// Answer with a text that this regular expression matches as a whole.
+    #[schema(example = "[0-9]+")]
+    pub guided_regex: Option<String>,
+    /// Answer with JSON that is valid under this schema, given as an object or as its text.
+    #[schema(value_type = Option<Object>)]
+    pub guided_json: Option<Json>,
+    /// The same in vLLM's newer spelling.
+    pub structured_outputs: Option<StructuredOutputs>,
+    /// The same in OpenAI's spelling.
+    pub response_format: Option<ResponseFormat>,
     /// How to denoise.
     pub diffusion: Option<DiffusionOptions>,
     /// Parameters that are refused or have no effect.
@@ -167,6 +182,14 @@ impl GenerationOptions {
             seed: self.seed.map(i64::cast_unsigned),
             stop: self.stop.map_or_else(Vec::new, Stop::into_vec),
             decode: diffusion.into_options()?,
+            guide: Wishes {
+                choice: self.guided_choice,
+                regex: self.guided_regex,
+                json: self.guided_json,
+                structured: self.structured_outputs,
+                format: self.response_format,
+            }
+            .constraint()?,
         })
     }
 }

@@ -8,6 +8,7 @@ pub mod completion;
 pub mod error;
 mod examples;
 pub mod generation;
+pub mod guided;
 pub mod logprobs;
 pub mod models;
 pub mod ops;

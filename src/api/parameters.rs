@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::error::ApiError;
+use super::guided;
 
 /// A parameter that is refused.
 #[derive(Debug, Clone, Copy)]
@@ -27,8 +28,6 @@ enum Neutral {
     Empty,
     /// One of these strings.
     Words(&'static [&'static str]),
-    /// An object whose `type` is `text`.
-    TextFormat,
     /// The array of `text` alone.
     TextOnly,
     /// None.
@@ -43,9 +42,6 @@ impl Neutral {
             (Self::Empty, Value::Array(items)) => items.is_empty(),
             (Self::Empty, Value::Object(fields)) => fields.is_empty(),
             (Self::Words(words), Value::String(text)) => words.contains(&text.as_str()),
-            (Self::TextFormat, Value::Object(fields)) => {
-                fields.get("type").is_some_and(|kind| kind == "text")
-            }
             (Self::TextOnly, Value::Array(items)) => items.as_slice() == ["text"],
             _ => false,
         }
@@ -56,19 +52,15 @@ const fn refused(name: &'static str, neutral: Neutral, reason: &'static str) -> 
     Refused { name, neutral, reason }
 }
 
-const AUTOMATON: &str = "nothing keeps a text that is decided in any order within a grammar yet";
 const TOOLS: &str = "the models served here call no tools";
 const SCORES: &str = "echo with logprobs scores a prompt";
 
 /// Refused by every endpoint that generates.
-const EVERYWHERE: [Refused; 7] = [
+const EVERYWHERE: [Refused; 4] = [
     refused("use_beam_search", Neutral::False, "there is no order of tokens to search along"),
     refused("prompt_logprobs", Neutral::Never, SCORES),
-    refused("guided_choice", Neutral::Never, AUTOMATON),
-    refused("guided_regex", Neutral::Never, AUTOMATON),
-    refused("guided_json", Neutral::Never, AUTOMATON),
-    refused("guided_grammar", Neutral::Never, AUTOMATON),
-    refused("structured_outputs", Neutral::Empty, AUTOMATON),
+    refused("guided_grammar", Neutral::Never, guided::NESTED),
+    refused("guided_whitespace_pattern", Neutral::Never, guided::ONE_WAY),
 ];
 
 /// vLLM's own, refused by every endpoint that generates.
@@ -103,9 +95,8 @@ pub const COMPLETION: [Refused; 1] = [refused(
 )];
 
 /// Refused by `/v1/chat/completions` alone.
-pub const CHAT: [Refused; 10] = [
+pub const CHAT: [Refused; 9] = [
     refused("add_special_tokens", Neutral::False, "the model's template has its special tokens"),
-    refused("response_format", Neutral::TextFormat, AUTOMATON),
     refused("tools", Neutral::Empty, TOOLS),
     refused("tool_choice", Neutral::Words(&["none", "auto"]), TOOLS),
     refused("functions", Neutral::Empty, TOOLS),

@@ -97,7 +97,8 @@ pub struct DiffusionOptions {
     /// (undecided positions are mixtures, decided ones hard), `soft_token` (undecided ones masks, decided ones soft).
     #[schema(value_type = Option<String>, pattern = "^(evotoken|mask|soft_mask|soft_token)$", default = "evotoken")]
     pub method: Option<Method>,
-    /// Denoising steps of the whole answer, at least the number of its blocks. Excludes `threshold` and `factor`.
+    /// Denoising steps of the whole answer, at least the number of its blocks; an answer that follows a rule
+    /// (`guided_regex` and the like) may take more. Excludes `threshold` and `factor`.
     #[schema(minimum = 1)]
     pub steps: Option<i64>,
     /// Each step decides all positions of at least this confidence. Excludes `steps` and `factor`.

@@ -221,8 +221,13 @@ mod tests {
 
     #[test]
     fn adjusted_logits_are_the_only_ones_that_count() {
-        let adjustment =
-            Adjustment { bias: [(0, 4.0)].into(), written: None, excluded: [4].into(), excluded_before: 10 };
+        let adjustment = Adjustment {
+            bias: [(0, 4.0)].into(),
+            written: None,
+            excluded: [4].into(),
+            excluded_before: 10,
+            allowed: None,
+        };
         let row = [0.0, 1.0, 5.0, 2.0, 8.0];
         for temperature in [0.0, 1e-3] {
             let sampling =

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::api::serve::ConnectionLimits;
 use crate::backend::device::DeviceChoice;
 use crate::engine::EngineLimits;
+use crate::guide::GuideLimits;
+use crate::service::Guides;
 
 /// `[server]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -174,6 +176,14 @@ pub struct LimitSettings {
     pub max_scored_tokens: usize,
     /// Most choices of a request: prompts times `n`.
     pub max_choices: usize,
+    /// Longest rule that answers follow (`guided_regex` and the like), in bytes.
+    pub max_guide_bytes: usize,
+    /// Most states of the automaton of such a rule.
+    pub max_guide_states: usize,
+    /// Most transitions of that automaton by the model's tokens.
+    pub max_guide_transitions: usize,
+    /// Automata kept for the next request.
+    pub cached_guides: usize,
 }
 
 impl Default for LimitSettings {
@@ -184,7 +194,23 @@ impl Default for LimitSettings {
             max_stop_strings: 4,
             max_scored_tokens: 2_048,
             max_choices: 64,
+            max_guide_bytes: 65_536,
+            max_guide_states: 8_192,
+            max_guide_transitions: 1_000_000,
+            cached_guides: 32,
         }
+    }
+}
+
+impl LimitSettings {
+    /// The rules that answers follow, none of them known yet.
+    pub fn guides(&self) -> Guides {
+        let limits = GuideLimits {
+            max_bytes: self.max_guide_bytes,
+            max_states: self.max_guide_states,
+            max_transitions: self.max_guide_transitions,
+        };
+        Guides::new(limits, self.cached_guides)
     }
 }
 

@@ -13,6 +13,7 @@ mod tests;
 mod unmask;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 pub use evolve::Phase;
 pub use options::{Boundary, CacheMode, DecodeOptions, DecodeParams, Method, OptionError, Unmask};
@@ -20,8 +21,12 @@ pub use score::TokenScore;
 pub use scoring::{Scoring, ScoringRule};
 pub use snapshot::{MOST_CANDIDATES, MOST_WATCHED, Snapshot};
 
-use crate::engine::batch::RowsView;
+use crate::engine::batch::{Candidate, RowsView};
+use crate::guide::{Candidates, Track};
 use evolve::Canvas;
+
+/// Candidates per row of an answer on a track: what a step decides first may rule out the best of the others' rows.
+const GUIDED_CANDIDATES: usize = 8;
 
 /// Which earlier positions a position sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +84,8 @@ pub struct State {
     scores: Option<Scores>,
     /// Whether somebody asks for snapshots.
     watched: bool,
+    /// What the answer has to satisfy.
+    track: Option<Track>,
 }
 
 /// The scores of all positions that have a token.
@@ -88,6 +95,22 @@ struct Scores {
     alternatives: usize,
     /// [canvas]
     of: Vec<Option<TokenScore>>,
+}
+
+/// The tokens that some canvas positions may become.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Allowed {
+    /// The first of the positions.
+    start: usize,
+    /// `[positions]`: `None` for one that cannot change any more.
+    candidates: Vec<Option<Arc<Candidates>>>,
+}
+
+impl Allowed {
+    /// What a canvas position may become; `None` if nothing is said about it.
+    pub fn at(&self, position: usize) -> Option<&Candidates> {
+        self.candidates.get(position.checked_sub(self.start)?)?.as_deref()
+    }
 }
 
 impl StepPlan {
@@ -122,6 +145,7 @@ impl State {
             block_step: 0,
             scores: None,
             watched: false,
+            track: None,
         }
     }
 
@@ -144,6 +168,12 @@ impl State {
     #[must_use]
     pub fn with_watcher(self) -> Self {
         Self { watched: true, ..self }
+    }
+
+    /// Keep the answer on a track of the same room and the same blocks: after every step it can be completed.
+    #[must_use]
+    pub fn with_track(self, track: Option<Track>) -> Self {
+        Self { track, ..self }
     }
 
     /// Number of blocks of the answer.
@@ -200,7 +230,17 @@ impl State {
     pub fn top_k(&self) -> usize {
         let fed_back = if self.params.method == Method::Mask { 1 } else { self.params.k_soft };
         let shown = if self.watched { self.watched_candidates() } else { 0 };
-        fed_back.max(shown).max(self.scores.as_ref().map_or(0, |scores| scores.alternatives))
+        let kept = self.scores.as_ref().map_or(0, |scores| scores.alternatives);
+        let guided = self.track.as_ref().map_or(0, |_| GUIDED_CANDIDATES);
+        fed_back.max(kept).max(guided).max(shown)
+    }
+
+    /// What the positions of the current block may become, if the answer is kept on a track.
+    pub fn allowed(&self) -> Option<Allowed> {
+        let track = self.track.as_ref()?;
+        let block = self.block();
+        let open = |(at, position)| (self.phase(position) != Phase::Decoded).then(|| track.candidates(at));
+        Some(Allowed { start: block.start, candidates: block.enumerate().map(open).collect() })
     }
 
     /// The next step. Must not be called when [`Self::done`].
@@ -244,17 +284,46 @@ impl State {
         };
         let selected = unmask::select(&confidences, self.params.unmask, place);
         let phase = if self.params.method.soft_tokens() { Phase::Soft } else { Phase::Decoded };
-        for chosen in &selected {
-            self.decide(undecided[*chosen], rows, undecided[*chosen] - lo, phase);
+        if let Some(track) = &mut self.track {
+            track.begin_step();
+        }
+        let mut decided = 0;
+        for index in selected {
+            let (position, row) = (undecided[index], undecided[index] - lo);
+            if let Some(chosen) = self.choose(row, rows) {
+                self.decide(position, chosen, (rows, row), phase);
+                decided += 1;
+            }
         }
         let revised = if self.params.method == Method::Mask { 0 } else { self.evolve(rows) };
-        let left = undecided.len() - selected.len();
+        let left = undecided.len() - decided;
         self.block_step += 1;
         if left == 0 {
             self.enter_next_block();
         }
         let finished = (left == 0).then_some(block);
-        StepReport { decided: selected.len(), revised, undecided: left, finished }
+        StepReport { decided, revised, undecided: left, finished }
+    }
+
+    /// The token of a position of the block: its guess; on a track the guess, or else the best other candidate, with which
+    /// the answer can still be completed.
+    ///
+    /// Whoever is first in a step gets its guess: what it may become was computed from the very tokens that are there, and
+    /// guesses are among that. So every step decides a position.
+    fn choose(&mut self, row: usize, rows: RowsView<'_>) -> Option<Candidate> {
+        let (guess, count, rule) = (rows.guess(row), self.top_k(), self.params.unmask);
+        let Some(track) = &mut self.track else { return Some(guess) };
+        if track.decide(row, guess.id) {
+            return Some(guess);
+        }
+        // Another sequence of the tick may have asked for more candidates: they are none of this one's.
+        let mut others = rows.best(row, count).filter(|other| unmask::takes_another(other.probability, rule));
+        others.find(|other| track.decide(row, other.id))
+    }
+
+    /// Whether a soft token may become the guess of its row.
+    fn may_become(&mut self, row: usize, token: u32) -> bool {
+        self.track.as_mut().is_none_or(|track| track.decide(row, token))
     }
 
     /// Replace soft tokens by more confident guesses and renew the mixtures of every row. Returns the tokens changed.
@@ -267,9 +336,9 @@ impl State {
                 self.canvas.remix(position, rows.candidates(row));
             }
             let soft = position < hi && self.canvas.phases[position] == Phase::Soft;
-            if soft && guess.1 > self.canvas.confidences[position] {
+            if soft && guess.1 > self.canvas.confidences[position] && self.may_become(row, guess.0) {
                 revised += usize::from(guess.0 != self.canvas.tokens[position]);
-                self.decide(position, rows, row, Phase::Soft);
+                self.decide(position, rows.guess(row), (rows, row), Phase::Soft);
             }
         }
         // With a lagged boundary the previous block was soft until this step.
@@ -277,17 +346,26 @@ impl State {
         revised
     }
 
-    /// Give a position the guess of a row.
-    fn decide(&mut self, position: usize, rows: RowsView<'_>, row: usize, phase: Phase) {
-        self.canvas.decide(position, rows.guesses[row], phase);
+    /// Give a position the token chosen for its row.
+    fn decide(
+        &mut self,
+        position: usize,
+        chosen: Candidate,
+        (rows, row): (RowsView<'_>, usize),
+        phase: Phase,
+    ) {
+        self.canvas.decide(position, (chosen.id, chosen.probability), phase);
         if let Some(scores) = &mut self.scores {
-            scores.of[position] = Some(TokenScore::of_guess(rows, row, scores.alternatives));
+            scores.of[position] = Some(TokenScore::new(chosen, rows, row, scores.alternatives));
         }
     }
 
     fn enter_next_block(&mut self) {
         self.block += 1;
         self.block_step = 0;
+        if let Some(track) = &mut self.track {
+            track.next_block();
+        }
         let hard = self.params.boundary == Boundary::Hard || self.attention == Attention::BlockCausal;
         if hard {
             self.canvas.harden(self.block_range(self.block).start.min(self.canvas.len()));

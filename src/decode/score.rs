@@ -1,6 +1,6 @@
 //! How sure the model was of a token.
 
-use crate::engine::batch::RowsView;
+use crate::engine::batch::{Candidate, RowsView};
 
 /// A token, its log-probability at the step that gave it its confidence, and what else that step could have written.
 /// Natural logarithms, at temperature 1, of the adjusted logits without the mask token.
@@ -15,13 +15,12 @@ pub struct TokenScore {
 }
 
 impl TokenScore {
-    /// The guess of a row, with up to `count` of its candidates.
-    pub(super) fn of_guess(rows: RowsView<'_>, row: usize, count: usize) -> Self {
-        let candidates = std::iter::zip(rows.candidates(row), rows.log_candidates(row)).take(count);
+    /// The token chosen for a row, with up to `count` of the row's candidates.
+    pub(super) fn new(chosen: Candidate, rows: RowsView<'_>, row: usize, count: usize) -> Self {
         Self {
-            id: rows.guesses[row].0,
-            log_probability: rows.log_guesses[row],
-            alternatives: candidates.map(|((id, _), log)| (*id, *log)).collect(),
+            id: chosen.id,
+            log_probability: chosen.log_probability,
+            alternatives: rows.best(row, count).map(|other| (other.id, other.log_probability)).collect(),
         }
     }
 }

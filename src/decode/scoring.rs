@@ -77,7 +77,7 @@ impl Scoring {
 
     /// Apply a step's result: the one row of the plan's target, whose guess is [`Self::given`].
     pub fn advance(&mut self, rows: RowsView<'_>) {
-        self.scores.push(TokenScore::of_guess(rows, 0, self.alternatives));
+        self.scores.push(TokenScore::new(rows.guess(0), rows, 0, self.alternatives));
     }
 
     /// The scores of all tokens that have one.

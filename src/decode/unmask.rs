@@ -27,8 +27,8 @@ pub(super) struct Place {
     pub step: usize,
 }
 
-/// Indices into `confidences` (the undecided positions of the block, left to right) to decide now; at least one,
-/// ascending. Equal confidences: the leftmost wins.
+/// Indices into `confidences` (the undecided positions of the block, left to right) to decide now; at least one, the most
+/// confident first. Of equal confidences the leftmost goes before.
 pub(super) fn select(confidences: &[f32], rule: Unmask, place: Place) -> Vec<usize> {
     let mut order: Vec<usize> = (0..confidences.len()).collect();
     // The sort is stable, which is what makes the leftmost of equals win.
@@ -46,8 +46,19 @@ pub(super) fn select(confidences: &[f32], rule: Unmask, place: Place) -> Vec<usi
         }
     };
     order.truncate(count.max(1));
-    order.sort_unstable();
     order
+}
+
+/// Whether a position may be decided with a token of this confidence that is not its guess, which turned out impossible
+/// after the rule had selected the position.
+pub(super) fn takes_another(confidence: f32, rule: Unmask) -> bool {
+    match rule {
+        // So many positions are to be decided, however unsure they are.
+        Unmask::Steps(_) => true,
+        Unmask::Threshold(threshold) => f64::from(confidence) >= threshold,
+        // The rule weighs all confidences together, and knew nothing of this one.
+        Unmask::Factor(_) => false,
+    }
 }
 
 #[cfg(test)]
@@ -67,7 +78,7 @@ mod tests {
 
     #[test]
     fn threshold_takes_all_at_or_above_it() {
-        assert_eq!(select(&[0.5, 0.25, 0.75], Unmask::Threshold(0.5), place(3, 0)), [0, 2]);
+        assert_eq!(select(&[0.5, 0.25, 0.75], Unmask::Threshold(0.5), place(3, 0)), [2, 0]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::decode::State;
+use crate::decode::{Allowed, State};
 use crate::service::request::GenerateRequest;
 
 /// Changes to the logits of one sequence's rows in one step, in the order of the fields.
@@ -17,6 +17,8 @@ pub struct Adjustment {
     pub excluded: Arc<[u32]>,
     /// The first canvas position at which all tokens are candidates.
     pub excluded_before: usize,
+    /// Where only some tokens leave the answer a way to satisfy its guide.
+    pub allowed: Option<Allowed>,
 }
 
 /// How much less welcome a token is for having been written. [`Penalties::NONE`] changes nothing.
@@ -81,12 +83,15 @@ impl Adjustment {
         let params = request.sampling();
         let given = || request.prompt().iter().chain(request.suffix()).copied();
         let penalized = params.penalties != Penalties::NONE;
-        let asked = params.excluded_before > 0 || !params.bias.is_empty() || penalized;
+        let allowed = state.allowed();
+        let biased = params.excluded_before > 0 || !params.bias.is_empty();
+        let asked = biased || penalized || allowed.is_some();
         asked.then(|| Self {
             bias: Arc::clone(&params.bias),
             written: penalized.then(|| Written::new(params.penalties, given(), state)),
             excluded: Arc::clone(&params.excluded),
             excluded_before: request.prompt().len() + params.excluded_before,
+            allowed,
         })
     }
 
@@ -108,6 +113,9 @@ impl Adjustment {
                 }
             }
         }
+        if let Some(candidates) = self.allowed.as_ref().and_then(|allowed| allowed.at(position)) {
+            candidates.keep(logits);
+        }
     }
 }
 
@@ -126,6 +134,7 @@ mod tests {
             written: Some(Written { penalties, tokens, decided }),
             excluded: [5].into(),
             excluded_before: 12,
+            allowed: None,
         };
         let adjusted = |position: usize| {
             let mut logits = [4.0, 4.0, -4.0, 4.0, 4.0, 4.0];

@@ -241,6 +241,22 @@ impl RowsView<'_> {
     pub fn log_candidates(&self, row: usize) -> &[f32] {
         &self.log_candidates[row * self.top_k..(row + 1) * self.top_k]
     }
+
+    /// The token to write in one row.
+    pub fn guess(&self, row: usize) -> Candidate {
+        let (id, probability) = self.guesses[row];
+        Candidate { id, probability, log_probability: self.log_guesses[row] }
+    }
+
+    /// The first `count` candidates of one row, best first.
+    pub fn best(&self, row: usize, count: usize) -> impl Iterator<Item = Candidate> + '_ {
+        let pairs = self.candidates(row).iter().zip(self.log_candidates(row)).take(count);
+        pairs.map(|((id, probability), log)| Candidate {
+            id: *id,
+            probability: *probability,
+            log_probability: *log,
+        })
+    }
 }
 
 /// Why a backend could not do what it was asked.

@@ -77,7 +77,7 @@ impl Sequence {
             model.attention,
             model.mask_id,
         );
-        let state = state.with_suffix(request.suffix());
+        let state = state.with_suffix(request.suffix()).with_track(request.track().cloned());
         let state = match request.sampling().logprobs {
             Some(alternatives) => state.with_scores(alternatives),
             None => state,
@@ -165,9 +165,11 @@ impl Sequence {
         Part { event: Some(BlockEvent::Scored { scores }), last: self.end() }
     }
 
-    /// Why there is nothing left to decide, if there is not.
+    /// Why there is nothing left to decide, if there is not. What follows a guide is complete also without end-of-text.
     fn end(&self) -> Option<FinishReason> {
-        self.state.done().then_some(FinishReason::Length)
+        let complete = self.ticket.request.track().is_some();
+        let reason = if complete { FinishReason::Stop } else { FinishReason::Length };
+        self.state.done().then_some(reason)
     }
 
     /// How the sequence is over with this part, if it is. A reader that has no room for it, or left, is given up.

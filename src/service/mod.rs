@@ -1,6 +1,7 @@
 //! Between the HTTP layer and the engine: text to requests, blocks to text.
 
 pub mod defaults;
+pub mod guides;
 mod prompts;
 pub mod request;
 pub mod sampling;
@@ -19,6 +20,7 @@ use futures_util::{Stream, stream as streams};
 use tokio_stream::StreamMap;
 
 pub use defaults::GenerationDefaults;
+pub use guides::{Constraint, Guides};
 pub use prompts::{Chat, Prompts};
 pub use sampling::SamplingOptions;
 pub use step::StepText;
@@ -57,6 +59,8 @@ pub struct ServiceParts {
     pub decode: DecodeOptions,
     /// What the model's makers recommend.
     pub defaults: GenerationDefaults,
+    /// Rules that answers follow.
+    pub guides: Guides,
     /// Where sequences run.
     pub engine: EngineHandle,
 }
@@ -93,6 +97,8 @@ pub struct Ask {
     pub stop: Vec<String>,
     /// Decoding settings.
     pub decode: DecodeOptions,
+    /// A rule that the answers have to satisfy.
+    pub guide: Option<Constraint>,
 }
 
 /// Answers on their way.
@@ -177,7 +183,8 @@ impl Service {
     pub fn answer(&self, ask: Ask) -> Result<Answers, AskError> {
         let stop = ask.stop.clone();
         let prompts = (ask.echo != PromptEcho::Off).then(|| (ask.prompts.clone(), ask.choices));
-        let goes_on = ask.prompts.go_on();
+        // A rule is about the answer as a text of its own.
+        let goes_on = ask.prompts.go_on() && ask.guide.is_none();
         let (prompt_tokens, requests) = self.requests(ask)?;
         let echoes = prompts.map(|(prompts, choices)| self.echoes(&prompts, choices, &requests));
         let tokenizer = &self.parts.tokenizer;
@@ -226,6 +233,7 @@ impl Service {
             seed: None,
             stop: Vec::new(),
             decode: DecodeOptions::default(),
+            guide: None,
         };
         for stream in &mut self.answer(ask)?.streams {
             while let Some(event) = stream.next().await {
@@ -261,26 +269,29 @@ impl Service {
         };
         // 53 bits, which every client's JSON numbers hold: the seed is told with the answer.
         let seed = ask.seed.unwrap_or_else(|| random() >> 11);
+        let guide = ask.guide.map(|constraint| self.guide(constraint)).transpose()?;
         let mut requests = Vec::with_capacity(prompts.len() * ask.choices);
         for prompt in prompts {
             let room =
                 limits.max_canvas.saturating_sub(prompt.len() + suffix.len()).min(limits.max_new_tokens);
             let max_tokens = ask.max_tokens.unwrap_or(usual.min(room).max(1));
+            let draft = Draft {
+                prompt,
+                max_tokens,
+                suffix: suffix.clone(),
+                echo: ask.echo,
+                decode,
+                temperature,
+                sampling: sampling.clone(),
+                seed,
+                choice: 0,
+                stop: ask.stop.clone(),
+                guide: guide.clone(),
+            };
+            let request = GenerateRequest::new(draft, limits)?;
             for _ in 0..ask.choices {
                 let choice = u32::try_from(requests.len()).expect("max_choices bounds the choices");
-                let draft = Draft {
-                    prompt: prompt.clone(),
-                    max_tokens,
-                    suffix: suffix.clone(),
-                    echo: ask.echo,
-                    decode,
-                    temperature,
-                    sampling: sampling.clone(),
-                    seed,
-                    choice,
-                    stop: ask.stop.clone(),
-                };
-                requests.push(GenerateRequest::new(draft, limits)?);
+                requests.push(request.clone().of_choice(choice));
             }
         }
         Ok((prompt_tokens, requests))

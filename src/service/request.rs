@@ -1,7 +1,10 @@
 //! A checked request: what the engine runs. It cannot exist invalid, and nobody below checks again.
 
+use std::sync::Arc;
+
 use super::sampling::{SamplingOptions, SamplingParams};
 use crate::decode::{DecodeOptions, DecodeParams, OptionError, ScoringRule};
+use crate::guide::{Guide, Room, Track};
 
 /// What a model and the server's settings allow; requests are checked against it.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +62,17 @@ pub struct Draft {
     pub choice: u32,
     /// Strings that end the answer.
     pub stop: Vec<String>,
+    /// What the answer has to satisfy.
+    pub guide: Option<Guided>,
+}
+
+/// A rule that an answer has to satisfy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Guided {
+    /// The rule, for the model's tokens.
+    pub guide: Arc<Guide>,
+    /// The parameter that asks for it.
+    pub param: String,
 }
 
 /// One sequence to generate. Made only by [`GenerateRequest::new`].
@@ -74,6 +88,7 @@ pub struct GenerateRequest {
     seed: u64,
     choice: u32,
     stop: Vec<String>,
+    track: Option<Track>,
 }
 
 /// Why a draft is no request. Each names the parameter as a client spells it.
@@ -114,8 +129,19 @@ impl GenerateRequest {
     /// # Errors
     /// The first value out of range, by name; [`RequestError::TooLong`] if prompt and answer do not fit.
     pub fn new(draft: Draft, limits: &Limits) -> Result<Self, RequestError> {
-        let Draft { prompt, max_tokens, suffix, echo, decode, temperature, sampling, seed, choice, stop } =
-            draft;
+        let Draft {
+            prompt,
+            max_tokens,
+            suffix,
+            echo,
+            decode,
+            temperature,
+            sampling,
+            seed,
+            choice,
+            stop,
+            guide,
+        } = draft;
         if prompt.is_empty() {
             return Err(RequestError::invalid("prompt", "must contain at least one token"));
         }
@@ -143,9 +169,30 @@ impl GenerateRequest {
             return Err(RequestError::TooLong { message });
         }
         let decode = decode.resolve(max_tokens, limits.vocab)?;
+        let room =
+            Room { tokens: max_tokens, block: decode.block_length, ends_from: sampling.excluded_before };
+        let track = guide.map(|guided| guided.track(room)).transpose()?;
         #[expect(clippy::cast_possible_truncation, reason = "a temperature within 0..=2 needs no f64")]
         let temperature = temperature as f32;
-        Ok(Self { prompt, max_tokens, suffix, echo, decode, temperature, sampling, seed, choice, stop })
+        Ok(Self {
+            prompt,
+            max_tokens,
+            suffix,
+            echo,
+            decode,
+            temperature,
+            sampling,
+            seed,
+            choice,
+            stop,
+            track,
+        })
+    }
+
+    /// The same for another of the client's choices.
+    #[must_use]
+    pub fn of_choice(self, choice: u32) -> Self {
+        Self { choice, ..self }
     }
 
     /// Prompt token ids, at least one, none of them the mask.
@@ -204,6 +251,19 @@ impl GenerateRequest {
     /// Strings that end the answer.
     pub fn stop(&self) -> &[String] {
         &self.stop
+    }
+
+    /// What keeps the answer to its rule, if it has one.
+    pub fn track(&self) -> Option<&Track> {
+        self.track.as_ref()
+    }
+}
+
+impl Guided {
+    /// The rule for an answer of this room.
+    fn track(self, room: Room) -> Result<Track, RequestError> {
+        let Self { guide, param } = self;
+        Track::new(guide, room).map_err(|error| RequestError::invalid(param, error.to_string()))
     }
 }
 

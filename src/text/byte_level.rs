@@ -1,5 +1,8 @@
 //! GPT-2's alphabet: one printable character for each byte, in which byte-level vocabularies are spelled.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 /// The character of a byte: itself if it is printable in Latin-1, else the next one from U+0100 on.
 fn character(byte: u8) -> char {
     let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
@@ -13,10 +16,13 @@ fn character(byte: u8) -> char {
         .expect("68 bytes are not printable")
 }
 
+/// The bytes of the characters.
+static BYTES: LazyLock<HashMap<char, u8>> =
+    LazyLock::new(|| (0..=255_u8).map(|byte| (character(byte), byte)).collect());
+
 /// The bytes that a token's name spells; `None` if a character is not of the alphabet.
 pub(super) fn spelled(name: &str) -> Option<Vec<u8>> {
-    let byte = |wanted: char| (0..=255_u8).find(|byte| character(*byte) == wanted);
-    name.chars().map(byte).collect()
+    name.chars().map(|character| BYTES.get(&character).copied()).collect()
 }
 
 #[cfg(test)]

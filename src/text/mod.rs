@@ -5,6 +5,7 @@ pub mod chat_template;
 pub mod detokenizer;
 #[cfg(test)]
 pub(crate) mod samples;
+mod spelling;
 mod tokenizer_config;
 
 use std::collections::HashSet;
@@ -12,6 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 pub use detokenizer::Detokenizer;
+pub use spelling::Spelled;
 pub use tokenizer_config::TokenizerConfig;
 
 use crate::model::{ModelError, ModelSource};
@@ -133,35 +135,6 @@ impl Tokenizer {
     /// Whether decoding leaves the token out.
     pub fn is_special(&self, id: u32) -> bool {
         self.special.contains(&id)
-    }
-
-    /// What a token stands for within a text, a special token for its name; nothing if the vocabulary has no such token.
-    /// Joined, the bytes of an ordinary text's tokens are the text, but for what a decoder does at its beginning.
-    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
-        match self.spelled.get(id as usize) {
-            Some(known) => known.get_or_init(|| self.spell(id).into()).to_vec(),
-            None => self.spell(id),
-        }
-    }
-
-    fn spell(&self, id: u32) -> Vec<u8> {
-        let Some(name) = self.name(id) else { return Vec::new() };
-        if self.added.contains(&id) {
-            return name.into_bytes();
-        }
-        if self.bytes.contains(&id)
-            && let Some(byte) = name.get(3..5).and_then(|hex| u8::from_str_radix(hex, 16).ok())
-        {
-            return vec![byte];
-        }
-        if self.byte_level
-            && let Some(bytes) = byte_level::spelled(&name)
-        {
-            return bytes;
-        }
-        // Decoders treat the first token in their own way: it is the second one that counts.
-        let (once, twice) = (self.decode_with_special(&[id]), self.decode_with_special(&[id, id]));
-        twice.strip_prefix(&once).unwrap_or(&once).as_bytes().to_vec()
     }
 
     /// Whether the token stands for one byte, which is decoded together with those next to it.

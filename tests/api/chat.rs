@@ -200,13 +200,12 @@ async fn what_cannot_be_honored_is_refused_with_the_reason() {
     for (param, value) in [
         ("tools", json!([{"type": "function", "function": {"name": "f"}}])),
         ("tool_choice", json!("required")),
-        ("response_format", json!({"type": "json_object"})),
         ("modalities", json!(["text", "audio"])),
-        ("guided_regex", json!("a+")),
         ("chat_template", json!("{{ messages }}")),
         ("chat_template_kwargs", json!({"enable_thinking": false})),
         ("documents", json!([{"text": "a"}])),
         ("add_special_tokens", json!(true)),
+        ("guided_grammar", json!("a")),
     ] {
         let reply = ask(&server, &json!({"messages": user("a"), param: value})).await;
         assert_eq!(refusal(&reply), (json!(param), json!("unsupported_parameter")));

@@ -7,6 +7,7 @@ mod description;
 mod echo;
 mod ends;
 mod fake;
+mod guided;
 mod hostile;
 mod logprobs;
 #[path = "../hostile/memory.rs"]
@@ -132,6 +133,7 @@ impl Plan {
             timeout,
             decode: settings.decode,
             defaults,
+            guides: settings.limits.guides(),
             engine: engine.clone(),
         });
         let app = Arc::new(App::new(settings.server, metrics.clone()));

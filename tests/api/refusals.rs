@@ -146,8 +146,6 @@ async fn parameters_that_cannot_be_honored() {
     for (param, value) in [
         ("use_beam_search", json!(true)),
         ("prompt_logprobs", json!(0)),
-        ("guided_choice", json!(["a", "b"])),
-        ("structured_outputs", json!({"regex": "a+"})),
         ("stop_token_ids", json!([5])),
         ("allowed_token_ids", json!([5])),
         ("bad_words", json!(["a"])),
@@ -158,6 +156,7 @@ async fn parameters_that_cannot_be_honored() {
         ("return_tokens_as_token_ids", json!(true)),
         ("return_token_ids", json!(true)),
         ("add_special_tokens", json!(false)),
+        ("guided_grammar", json!("root ::= \"a\"")),
     ] {
         let reply = server.complete(json!({"prompt": "a", param: value})).await;
         client_error(&reply, json!(param), json!("unsupported_parameter"));

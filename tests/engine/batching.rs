@@ -17,7 +17,7 @@ use evotoken::telemetry::metrics::Metrics;
 use proptest::prelude::*;
 
 pub const MASK: u32 = 101;
-const EOS: u32 = 1;
+pub const EOS: u32 = 1;
 pub const VOCAB: usize = 160;
 
 pub fn fixture(path: &str) -> PathBuf {
@@ -29,7 +29,7 @@ pub fn backend() -> CandleBackend {
 }
 
 /// The same model, its weights stored in bf16 or in f32, with a LoRA of this rank or without.
-fn adapted(bf16: bool, rank: Option<usize>) -> CandleBackend {
+pub fn adapted(bf16: bool, rank: Option<usize>) -> CandleBackend {
     let folder = tempfile::tempdir().unwrap();
     let model = fixture("llada-tiny");
     std::fs::copy(model.join("config.json"), folder.path().join("config.json")).unwrap();
@@ -65,7 +65,7 @@ fn write_adapter(folder: &Path, rank: usize) {
     std::fs::write(folder.join("adapter_config.json"), config).unwrap();
 }
 
-fn engine(backend: CandleBackend, slots: usize, rows_per_tick: usize) -> EngineHandle {
+pub fn engine(backend: CandleBackend, slots: usize, rows_per_tick: usize) -> EngineHandle {
     let model = ModelInfo { mask_id: MASK, eos_ids: vec![EOS], attention: Attention::Full };
     let limits = EngineLimits { queue: 64, slots, kv_bytes: 1 << 28, rows_per_tick, event_buffer: 256 };
     start(backend, model, limits, Arc::new(Metrics::new())).unwrap()
@@ -178,8 +178,12 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
                 seed,
                 choice: 0,
                 stop,
+                guide: (seed % 3 < 2).then(|| super::guided::guide(seed as usize % 2)),
             };
-            GenerateRequest::new(draft, &limits).unwrap()
+            // Not every length that is asked for can satisfy a rule.
+            GenerateRequest::new(draft.clone(), &limits)
+                .or_else(|_| GenerateRequest::new(Draft { guide: None, ..draft }, &limits))
+                .unwrap()
         },
     );
     proptest::collection::vec(one, 2..17)

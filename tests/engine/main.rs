@@ -4,6 +4,7 @@
 
 mod batching;
 mod fake;
+mod guided;
 mod infilling;
 mod long;
 mod progress;
@@ -68,6 +69,7 @@ fn empty() -> Draft {
         seed: 0,
         choice: 0,
         stop: vec![],
+        guide: None,
     }
 }
 

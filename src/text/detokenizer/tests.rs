@@ -44,6 +44,20 @@ fn the_token_that_completes_a_text_is_counted() {
 }
 
 #[test]
+fn it_is_known_whether_a_text_is_what_its_tokens_spell() {
+    let all = |tokenizer: &Tokenizer| tokenizer.joins((0..300).filter(|id| tokenizer.name(*id).is_some()));
+    assert!(all(&byte_level()) && all(&byte_fallback()));
+    // It makes "don't" of "do n't".
+    assert!(!all(&word_piece()));
+    let tokenizer = byte_fallback();
+    // The first space of a text is dropped.
+    let spelled = |id| tokenizer.spelled(id).map(|token| (token.first, token.within));
+    assert_eq!(spelled(3), Some((b"the".to_vec(), b" the".to_vec())));
+    assert_eq!(spelled(6 + 0xC3), Some((vec![0xC3], vec![0xC3])));
+    assert_eq!([spelled(0), spelled(999)], [None, None]);
+}
+
+#[test]
 fn the_bytes_of_tokens_make_the_text() {
     let of = |tokenizer: &Tokenizer, ids: &[u32]| -> Vec<u8> {
         ids.iter().flat_map(|id| tokenizer.token_bytes(*id)).collect()

@@ -9,10 +9,11 @@ use crate::backend::CandleBackend;
 use crate::backend::device::DeviceChoice;
 use crate::decode::Attention;
 use crate::engine::{self, EngineLimits, FinishReason, ModelInfo, Progress};
+use crate::guide::GuideLimits;
 use crate::model::{ModelConfig, ModelSource};
 use crate::service::request::{Limits, PromptEcho};
 use crate::service::{
-    Ask, GenerationDefaults, Prompts, SamplingOptions, Service, ServiceParts, TextEvent, TextStream,
+    Ask, GenerationDefaults, Guides, Prompts, SamplingOptions, Service, ServiceParts, TextEvent, TextStream,
 };
 use crate::telemetry::Metrics;
 use crate::text::Tokenizer;
@@ -110,6 +111,8 @@ impl Served {
             timeout: None,
             decode: crate::decode::DecodeOptions::default(),
             defaults: defaults.clone(),
+            // Questions of suites come without rules.
+            guides: Guides::new(GuideLimits { max_bytes: 0, max_states: 0, max_transitions: 0 }, 0),
             engine,
         });
         Ok(Self { service, tokenizer, defaults, config })
@@ -144,6 +147,7 @@ impl Served {
             seed: Some(setting.seed.wrapping_add(index)),
             stop: Vec::new(),
             decode: setting.decode,
+            guide: None,
         };
         self.service.answer(ask)?.streams.pop().context("the service gave no answer")
     }
