@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::answer::{self, Head};
 use super::error::{ApiError, Refusals};
+use super::event::StreamEvent;
 use super::generation::{GenerationOptions, Own};
 use super::schema::count;
 use super::turn::{ChatCompletion, ChatCompletionChunk, Turns};
@@ -80,13 +81,16 @@ pub struct ChatCompletionRequest {
     pub options: Map<String, Value>,
 }
 
+/// An event of a stream of this endpoint.
+type ChatEvent = StreamEvent<ChatCompletionChunk>;
+
 /// Continue a conversation. With `stream` the reply is a stream of server-sent events: per answer one chunk with the role,
 /// one per finished block, one with `finish_reason`; then one with `usage` if asked for, then `[DONE]`. An error after the
 /// first event is an event with the error body, and no `[DONE]` follows.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "OpenAI", operation_id = "createChatCompletion",
     security((), ("bearer" = [])), request_body = ChatCompletionRequest, responses(
     (status = 200, description = "The model's turns.",
-     content((ChatCompletion = "application/json"), (ChatCompletionChunk = "text/event-stream"))),
+     content((ChatCompletion = "application/json"), (ChatEvent = "text/event-stream"))),
     Refusals))]
 pub async fn complete(
     State(app): State<Arc<App>>,

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::answer::{self, Answer, Head, Piece, Shape};
 use super::error::{ApiError, Refusals};
+use super::event::StreamEvent;
 use super::generation::{GenerationOptions, Own};
 use super::logprobs::{self, CompletionLogprobs};
 use super::progress::{DiffusionPart, StepProgress};
@@ -154,13 +155,16 @@ impl Shape for Texts {
     }
 }
 
+/// An event of a stream of this endpoint.
+type CompletionEvent = StreamEvent<Completion>;
+
 /// Complete prompts. With `stream` the reply is a stream of server-sent events: one chunk per finished block, one with
 /// `finish_reason` per answer, one with `usage` if asked for, then `[DONE]`. An error after the first event is an event
 /// with the error body, and no `[DONE]` follows.
 #[utoipa::path(post, path = "/v1/completions", tag = "OpenAI", operation_id = "createCompletion",
     security((), ("bearer" = [])), request_body = CompletionRequest, responses(
     (status = 200, description = "The completions.",
-     content((Completion = "application/json"), (Completion = "text/event-stream"))),
+     content((Completion = "application/json"), (CompletionEvent = "text/event-stream"))),
     Refusals))]
 pub async fn complete(
     State(app): State<Arc<App>>,

@@ -78,6 +78,11 @@ fn model() -> Value {
            "parent": null, "max_model_len": 512})
 }
 
+/// An event of a stream.
+fn event(chunk: &Value) -> Value {
+    json!({"data": chunk.to_string()})
+}
+
 fn completion() -> Operation {
     let head = |choice: Value| {
         json!({"id": "cmpl-788a6c4dae6b33cbcf179376573e1717", "object": "text_completion", "created": 1_795_481_897,
@@ -93,7 +98,7 @@ fn completion() -> Operation {
         path: "/v1/completions",
         request: Some(json!({"model": "countdown", "prompt": PROMPT, "max_tokens": 16, "seed": 1,
                              "diffusion": {"method": "evotoken", "threshold": 0.9}})),
-        replies: vec![(JSON, whole), (EVENTS, chunk)],
+        replies: vec![(JSON, whole), (EVENTS, event(&chunk))],
     }
 }
 
@@ -111,6 +116,6 @@ fn chat_completion() -> Operation {
         path: "/v1/chat/completions",
         request: Some(json!({"model": "countdown", "messages": [{"role": "user", "content": PROMPT}],
                              "max_completion_tokens": 16, "seed": 1})),
-        replies: vec![(JSON, whole), (EVENTS, chunk)],
+        replies: vec![(JSON, whole), (EVENTS, event(&chunk))],
     }
 }

@@ -6,6 +6,7 @@ pub mod body;
 pub mod chat;
 pub mod completion;
 pub mod error;
+pub mod event;
 mod examples;
 pub mod generation;
 pub mod guided;
