@@ -33,3 +33,11 @@ openapi:
 soak SECONDS="300":
     cargo build --release --locked
     scripts/soak.py --seconds {{SECONDS}}
+
+# Clients that others wrote against a release server, or only some of them; logs go to docs/logs (needs Python and npm).
+clients *NAMES:
+    cargo build --release --locked
+    scripts/clients.py --server target/release/evotoken --logs docs/logs {{NAMES}}
+
+# Requests made from openapi.yaml: every reply must be as it says.
+schemathesis: (clients "api_description")
