@@ -159,6 +159,10 @@ impl ChatCompletionRequest {
         };
         let newer = count("max_completion_tokens", self.max_completion_tokens)?;
         let older = count("max_tokens", self.max_tokens)?;
+        // Where the newer name goes before it, nobody below sees it.
+        if older == Some(0) {
+            return Err(ApiError::invalid("max_tokens", "must be at least 1"));
+        }
         Ok(Own {
             prompts: Prompts::Chat(chat),
             choices,

@@ -175,6 +175,7 @@ async fn bad_values_are_named_by_their_path() {
         (json!({"messages": user("a"), "max_completion_tokens": -1}), "max_completion_tokens"),
         (json!({"messages": user("a"), "continue_final_message": true}), "continue_final_message"),
         (json!({"messages": user("a"), "stream_options": {}}), "stream_options"),
+        (json!({"messages": user("a"), "max_completion_tokens": 1, "max_tokens": 0}), "max_tokens"),
         (json!({"messages": user("a"), "n": 65}), "n"),
         (json!({"messages": user("a"), "logprobs": true, "top_logprobs": 21}), "top_logprobs"),
         (json!({"messages": user("a"), "top_logprobs": 2}), "top_logprobs"),
