@@ -34,6 +34,7 @@ pub enum Content {
 pub struct ContentPart {
     /// Only `text`.
     #[serde(rename = "type")]
+    #[schema(pattern = "^text$")]
     pub kind: String,
     /// The text.
     #[schema(required = true, nullable = false)]
@@ -44,7 +45,7 @@ pub struct ContentPart {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct ChatMessage {
     /// `system`, `developer` (the same), `user` or `assistant`.
-    #[schema(required = true, nullable = false)]
+    #[schema(required = true, nullable = false, pattern = "^(system|developer|user|assistant)$")]
     pub role: Option<String>,
     /// What is said. Must be given.
     #[schema(required = true, nullable = false)]
@@ -55,7 +56,7 @@ pub struct ChatMessage {
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 pub struct ChatCompletionRequest {
     /// The conversation so far, at least one message; the model's own chat template makes a prompt of it.
-    #[schema(required = true, nullable = false)]
+    #[schema(required = true, nullable = false, min_items = 1)]
     pub messages: Option<Vec<ChatMessage>>,
     /// Room for each answer, in tokens. Left out: what the model recommends, else as much as fits, up to 256.
     #[schema(minimum = 1)]

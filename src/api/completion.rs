@@ -94,8 +94,10 @@ pub struct CompletionChoice {
     /// The answer; in a stream what came to it: text that will not change.
     pub text: String,
     /// `stop` (end-of-text or a stop string) or `length`; null while the answer goes on.
+    #[schema(required = true)]
     pub finish_reason: Option<&'static str>,
     /// Log-probabilities of the tokens; in a stream of those whose text is out. Null unless asked for.
+    #[schema(required = true)]
     pub logprobs: Option<CompletionLogprobs>,
     /// What the answer cost; in a stream on the chunk with `finish_reason`, and on chunks of `progress` what a step did.
     #[serde(skip_serializing_if = "Option::is_none")]

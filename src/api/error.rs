@@ -106,8 +106,10 @@ pub struct ErrorDetail {
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// Path of the parameter at fault, such as `diffusion.steps`.
+    #[schema(required = true)]
     pub param: Option<String>,
     /// For programs, such as `context_length_exceeded`.
+    #[schema(required = true)]
     pub code: Option<&'static str>,
 }
 

@@ -34,7 +34,7 @@ pub struct ChatLogprobs {
     /// One entry per token of the text.
     pub content: Vec<ChatTokenLogprob>,
     /// Always null.
-    #[schema(value_type = Option<Vec<Object>>)]
+    #[schema(required = true, value_type = Option<Vec<Object>>)]
     pub refusal: (),
 }
 

@@ -23,6 +23,7 @@ pub struct TokenizeRequest {
     /// A text.
     pub prompt: Option<String>,
     /// A conversation; the model's own chat template makes a text of it.
+    #[schema(min_items = 1)]
     pub messages: Option<Vec<ChatMessage>>,
     /// Add what the tokenizer adds to a prompt. Left out: true for `prompt`, false for `messages`, whose template has it.
     pub add_special_tokens: Option<bool>,
@@ -49,6 +50,7 @@ pub struct Tokens {
     /// The token ids.
     pub tokens: Vec<u32>,
     /// The tokens as the vocabulary spells them; null unless asked for.
+    #[schema(required = true)]
     pub token_strs: Option<Vec<String>>,
 }
 

@@ -37,8 +37,10 @@ pub struct ChatChoice {
     /// What the model says.
     pub message: ChatAnswer,
     /// `stop` (end-of-text or a stop string) or `length`.
+    #[schema(required = true)]
     pub finish_reason: Option<&'static str>,
     /// Log-probabilities of the text's tokens; null unless asked for.
+    #[schema(required = true)]
     pub logprobs: Option<ChatLogprobs>,
     /// What the answer cost.
     pub diffusion: Option<DiffusionReport>,
@@ -52,7 +54,7 @@ pub struct ChatAnswer {
     /// The text.
     pub content: String,
     /// Always null.
-    #[schema(value_type = Option<String>)]
+    #[schema(required = true, value_type = Option<String>)]
     pub refusal: (),
 }
 
@@ -86,8 +88,10 @@ pub struct ChatChunkChoice {
     /// What came to it.
     pub delta: ChatDelta,
     /// `stop` (end-of-text or a stop string) or `length`; null while the answer goes on.
+    #[schema(required = true)]
     pub finish_reason: Option<&'static str>,
     /// Log-probabilities of the tokens whose text is out; null unless asked for.
+    #[schema(required = true)]
     pub logprobs: Option<ChatLogprobs>,
     /// What the answer cost, on the chunk with `finish_reason`; on chunks of `progress` what a step did.
     #[serde(skip_serializing_if = "Option::is_none")]
