@@ -125,7 +125,7 @@ pub async fn reply(
             let (answers, usage) = whole(answers).await?;
             Ok(body(shape, (best(answers, of, kept), usage)))
         }
-        Delivery::Stream { include_usage } => sse::stream(shape, answers, include_usage).await,
+        Delivery::Stream { usage } => sse::stream(shape, answers, usage).await,
     }
 }
 
@@ -139,7 +139,7 @@ async fn whole(answers: Answers) -> Result<(Vec<Answer>, Usage), ApiError> {
         let answer = &mut found[index];
         match event {
             TextEvent::Admitted | TextEvent::Step(_) => {}
-            TextEvent::Block { text, tokens } => answer.push(&text, tokens),
+            TextEvent::Block { text, tokens, .. } => answer.push(&text, tokens),
             TextEvent::Finished { text, tokens, reason, progress } => {
                 answer.push(&text, tokens);
                 answer.end = Some(End::new(reason, progress));

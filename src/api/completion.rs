@@ -79,7 +79,7 @@ pub struct Completion {
     pub model: String,
     /// The answers: prompt by prompt, `n` for each. A chunk holds one, the usage chunk none.
     pub choices: Vec<CompletionChoice>,
-    /// Tokens in and out. In a stream only if asked for: null but on the last chunk.
+    /// Tokens in and out. In a stream only if asked for: null but on the last chunk, or all with the counts so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     pub usage: Option<Option<Usage>>,

@@ -36,6 +36,20 @@ pub struct StreamOptions {
     /// Send a last chunk with `usage` and no choices.
     #[schema(default = false)]
     pub include_usage: Option<bool>,
+    /// With `include_usage`: on every chunk the tokens so far, of all answers, instead of null.
+    #[schema(default = false)]
+    pub continuous_usage_stats: Option<bool>,
+}
+
+/// Which chunks of a stream tell of tokens in and out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamUsage {
+    /// None.
+    Off,
+    /// One more, at the end.
+    Last,
+    /// All, with the counts so far, and one more at the end.
+    Every,
 }
 
 /// How a client wants its answers.
@@ -52,8 +66,8 @@ pub enum Delivery {
     },
     /// As server-sent events.
     Stream {
-        /// Whether `usage` comes last.
-        include_usage: bool,
+        /// Which of them tell of usage.
+        usage: StreamUsage,
     },
 }
 
@@ -65,8 +79,13 @@ impl Delivery {
     pub fn new(stream: Option<bool>, options: Option<StreamOptions>) -> Result<Self, ApiError> {
         match (stream, options) {
             (Some(true), options) => {
-                let include_usage = options.and_then(|options| options.include_usage).unwrap_or(false);
-                Ok(Self::Stream { include_usage })
+                let StreamOptions { include_usage, continuous_usage_stats } = options.unwrap_or_default();
+                let usage = match (include_usage, continuous_usage_stats) {
+                    (Some(true), Some(true)) => StreamUsage::Every,
+                    (Some(true), _) => StreamUsage::Last,
+                    _ => StreamUsage::Off,
+                };
+                Ok(Self::Stream { usage })
             }
             (_, Some(_)) => Err(ApiError::invalid("stream_options", "is only allowed with stream = true")),
             (_, None) => Ok(Self::Whole),

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::answer::{End, Piece, Shape};
 use super::error::ApiError;
-use super::schema::Usage;
+use super::schema::{StreamUsage, Usage};
 use crate::service::{Answers, Events, TextEvent};
 
 /// A comment this often keeps proxies from cutting a connection on which a block takes long.
@@ -22,17 +22,17 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// The first answer could not even start.
-pub async fn stream(shape: impl Shape, answers: Answers, include_usage: bool) -> Result<Response, ApiError> {
+pub async fn stream(shape: impl Shape, answers: Answers, usage: StreamUsage) -> Result<Response, ApiError> {
     let prompt_tokens = answers.prompt_tokens;
+    let completion_tokens = vec![0; answers.streams.len()];
     let mut events = answers.into_events();
     let mut ready = VecDeque::new();
     match events.next().await {
         Some((_, TextEvent::Failed(error))) => return Err(error.into()),
         first => ready.extend(first),
     }
-    let usage = Usage::new(prompt_tokens, 0);
-    let chunks =
-        Chunks { shape, events, seen: ready, usage, include_usage, ready: VecDeque::new(), over: false };
+    let (seen, ready) = (ready, VecDeque::new());
+    let chunks = Chunks { shape, events, seen, usage, prompt_tokens, completion_tokens, ready, over: false };
     let body = stream::unfold(chunks, |mut chunks| async move {
         Some((Ok::<_, Infallible>(chunks.next().await?), chunks))
     });
@@ -48,8 +48,10 @@ struct Chunks<S> {
     events: Events,
     /// Events read before the reply began.
     seen: VecDeque<(usize, TextEvent)>,
-    usage: Usage,
-    include_usage: bool,
+    usage: StreamUsage,
+    prompt_tokens: usize,
+    /// Of each answer, so far.
+    completion_tokens: Vec<usize>,
     ready: VecDeque<Event>,
     over: bool,
 }
@@ -78,10 +80,12 @@ impl<S: Shape> Chunks<S> {
         match event {
             TextEvent::Admitted => self.push_piece(index, Piece::Opened),
             TextEvent::Step(step) => self.push_piece(index, Piece::Step(step)),
-            TextEvent::Block { text, tokens } => self.push_piece(index, Piece::Text(text, tokens)),
+            TextEvent::Block { text, tokens, counted } => {
+                self.completion_tokens[index] = counted;
+                self.push_piece(index, Piece::Text(text, tokens));
+            }
             TextEvent::Finished { text, tokens, reason, progress } => {
-                self.usage =
-                    Usage::new(self.usage.prompt_tokens, self.usage.completion_tokens + progress.tokens);
+                self.completion_tokens[index] = progress.tokens;
                 self.push_piece(index, Piece::Ended(text, tokens, End::new(reason, progress)));
             }
             TextEvent::Failed(error) => {
@@ -95,8 +99,8 @@ impl<S: Shape> Chunks<S> {
     }
 
     fn end(&mut self) {
-        if self.include_usage {
-            let last = self.shape.usage(self.usage);
+        if self.usage != StreamUsage::Off {
+            let last = self.shape.usage(self.so_far());
             self.push(&last);
         }
         self.ready.push_back(Event::default().data("[DONE]"));
@@ -104,9 +108,18 @@ impl<S: Shape> Chunks<S> {
     }
 
     fn push_piece(&mut self, index: usize, piece: Piece) {
-        if let Some(chunk) = self.shape.piece(index, piece, self.include_usage.then_some(None)) {
+        let usage = match self.usage {
+            StreamUsage::Off => None,
+            StreamUsage::Last => Some(None),
+            StreamUsage::Every => Some(Some(self.so_far())),
+        };
+        if let Some(chunk) = self.shape.piece(index, piece, usage) {
             self.push(&chunk);
         }
+    }
+
+    fn so_far(&self) -> Usage {
+        Usage::new(self.prompt_tokens, self.completion_tokens.iter().sum())
     }
 
     fn push(&mut self, data: &impl Serialize) {

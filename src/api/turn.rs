@@ -73,7 +73,7 @@ pub struct ChatCompletionChunk {
     pub model: String,
     /// One choice; the usage chunk has none.
     pub choices: Vec<ChatChunkChoice>,
-    /// Tokens in and out, only if asked for: null but on the last chunk.
+    /// Tokens in and out, only if asked for: null but on the last chunk, or all with the counts so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     pub usage: Option<Option<Usage>>,

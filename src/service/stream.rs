@@ -23,6 +23,8 @@ pub enum TextEvent {
         text: String,
         /// The scores of the tokens whose text is out, if asked for.
         tokens: Vec<ScoredToken>,
+        /// Visible tokens of the answer so far, also those whose text is held back.
+        counted: usize,
     },
     /// The answer is complete.
     Finished {
@@ -121,7 +123,11 @@ impl TextStream {
         match event.unwrap_or(BlockEvent::Failed(SequenceError::Backend)) {
             BlockEvent::Admitted => {
                 if let Some(echo) = self.echo.take_if(|echo| echo.scores.is_none()) {
-                    self.later.push_back(TextEvent::Block { text: echo.text, tokens: Vec::new() });
+                    self.later.push_back(TextEvent::Block {
+                        text: echo.text,
+                        tokens: Vec::new(),
+                        counted: 0,
+                    });
                 }
                 TextEvent::Admitted
             }
@@ -140,10 +146,10 @@ impl TextStream {
 
     fn prompt(&mut self, scores: Vec<TokenScore>) -> TextEvent {
         let Some(Echo { text, scores: Some(unscored) }) = self.echo.take() else {
-            return TextEvent::Block { text: String::new(), tokens: Vec::new() };
+            return TextEvent::Block { text: String::new(), tokens: Vec::new(), counted: 0 };
         };
         let tokens = self.scores.prompt(&text, unscored, scores);
-        TextEvent::Block { text, tokens }
+        TextEvent::Block { text, tokens, counted: 0 }
     }
 
     fn block(&mut self, ids: &[u32], scores: Vec<TokenScore>, progress: Progress) -> TextEvent {
@@ -152,14 +158,14 @@ impl TextStream {
         match self.stops.push(&certain) {
             Piece::Text(text) => {
                 self.bytes += text.len();
-                TextEvent::Block { text, tokens: self.scores.within(self.bytes) }
+                TextEvent::Block { text, tokens: self.scores.within(self.bytes), counted: progress.tokens }
             }
             Piece::Stop { text, stop_bytes } => {
                 self.bytes += text.len();
                 let tokens = self.scores.within(self.bytes);
                 let last = self.stopped(String::new(), stop_bytes, progress);
                 self.later.push_back(last);
-                TextEvent::Block { text, tokens }
+                TextEvent::Block { text, tokens, counted: self.tokens_with(stop_bytes, progress) }
             }
         }
     }
@@ -185,10 +191,14 @@ impl TextStream {
         if let Some(blocks) = self.blocks.take() {
             blocks.leave_content();
         }
-        let tokens = self.detokenizer.tokens_for(self.bytes + stop_bytes).min(progress.tokens);
         let visible = self.scores.begun_within(self.bytes);
-        let progress = Progress { tokens, ..progress };
+        let progress = Progress { tokens: self.tokens_with(stop_bytes, progress), ..progress };
         TextEvent::Finished { text, tokens: visible, reason: FinishReason::Stop, progress }
+    }
+
+    /// Tokens of the text found certain and of a stop string behind it.
+    fn tokens_with(&self, stop_bytes: usize, progress: Progress) -> usize {
+        self.detokenizer.tokens_for(self.bytes + stop_bytes).min(progress.tokens)
     }
 }
 
@@ -240,8 +250,8 @@ mod tests {
         BlockEvent::Block { ids: ids(text), scores: Vec::new(), progress: progress(blocks, tokens) }
     }
 
-    fn text_of(text: &str) -> TextEvent {
-        TextEvent::Block { text: text.to_owned(), tokens: Vec::new() }
+    fn text_of(text: &str, counted: usize) -> TextEvent {
+        TextEvent::Block { text: text.to_owned(), tokens: Vec::new(), counted }
     }
 
     #[tokio::test]
@@ -254,7 +264,7 @@ mod tests {
             reason: FinishReason::Stop,
             progress: Progress { tokens: 5, ..progress(2, 7) },
         };
-        let expected = [TextEvent::Admitted, text_of("ab"), text_of(""), last];
+        let expected = [TextEvent::Admitted, text_of("ab", 3), text_of("", 5), last];
         assert_eq!(events, expected);
         assert!(sender.is_closed() && sender.reader_is_content());
     }
@@ -265,7 +275,7 @@ mod tests {
         let (events, _sender) = read(&["cx"], vec![block("abc", 1, 3), finished]).await;
         let (reason, progress) = (FinishReason::Length, progress(1, 3));
         let last = TextEvent::Finished { text: "c".into(), tokens: Vec::new(), reason, progress };
-        assert_eq!(events, [text_of("ab"), last]);
+        assert_eq!(events, [text_of("ab", 3), last]);
     }
 
     /// Blocks of scored letters, read with stop strings: per event the tokens with their offsets.

@@ -63,6 +63,27 @@ async fn usage_comes_last_when_asked_for() {
 }
 
 #[tokio::test]
+async fn usage_so_far_comes_with_every_chunk_when_asked_for() {
+    let options = json!({"include_usage": true, "continuous_usage_stats": true});
+    let server = server();
+    let events =
+        server.streamed(json!({"prompt": "abcdef", "max_tokens": 6, "stream_options": options})).await;
+    let told: Vec<_> = events.iter().filter_map(|event| event.get("usage")).collect();
+    let usage = |completion: usize| json!({"prompt_tokens": 7, "completion_tokens": completion, "total_tokens": 7 + completion});
+    assert_eq!(told, [&usage(4), &usage(6), &usage(6), &usage(6)]);
+    // As in vLLM, it is a part of `include_usage`.
+    let alone =
+        json!({"prompt": "abcdef", "max_tokens": 6, "stream_options": {"continuous_usage_stats": true}});
+    assert!(server.streamed(alone).await.iter().all(|event| event.get("usage").is_none()));
+    // Two answers count together, whichever comes first.
+    let both = json!({"prompt": "abcdef", "n": 2, "max_tokens": 6, "stream_options": options});
+    let counts: Vec<_> = server.streamed(both).await;
+    let counts = counts.iter().filter_map(|event| event["usage"]["completion_tokens"].as_u64());
+    let counts: Vec<_> = counts.collect();
+    assert!(counts.is_sorted() && counts.first() == Some(&4) && counts.last() == Some(&12), "{counts:?}");
+}
+
+#[tokio::test]
 async fn a_stop_string_across_blocks_ends_the_answer_before_it() {
     let server = server();
     let ask = json!({"prompt": "one, two, three", "max_tokens": 16, "stop": ["o, t"]});

@@ -39,6 +39,7 @@ const WORDS: &[&str] = &[
     "stream",
     "stream_options",
     "include_usage",
+    "continuous_usage_stats",
     "diffusion",
     "method",
     "steps",
