@@ -68,6 +68,10 @@ def main():
         assert max(gaps) - min(gaps) < 1e-4, (doc, gaps)
     told("generate_until and loglikelihood, plain text")
 
+    # Left to itself the harness finds /tokenizer_info, /tokenize and /detokenize, and needs no tokenizer of its own.
+    assert evaluate("local-completions", completions, "tokenized_requests=False", BOTH) == plain
+    told("the same with the server's own tokenizer: the same answers and the same numbers")
+
     bare = evaluate("local-completions", completions, "tokenizer_backend=None", "countdown_generate")
     assert bare["countdown_generate"] == tokens["countdown_generate"], bare
     told("generate_until without any tokenizer")

@@ -87,6 +87,19 @@ def chat_stream(client):
     assert len({chunk.id for chunk in chunks}) == 1, chunks
 
 
+def usage_on_every_chunk(client):
+    """vLLM's option: with it programs that measure know how many tokens a chunk brought."""
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    whole = text(client, extra_body=DIFFUSION).usage
+    for chunks in (
+        list(ask(client, stream=True, stream_options=options, extra_body=DIFFUSION)),
+        list(text(client, stream=True, stream_options=options, extra_body=DIFFUSION)),
+    ):
+        counts = [chunk.usage.completion_tokens for chunk in chunks]
+        assert counts == sorted(counts) and counts[-1] == whole.completion_tokens, chunks
+        assert 0 < counts[-4] < counts[-1] and chunks[0].usage.prompt_tokens == whole.prompt_tokens, chunks
+
+
 def chat_stream_helper(client):
     """The client's own reader of streams, which puts the chunks together again."""
     with client.chat.completions.stream(
@@ -114,6 +127,33 @@ def diffusion_settings(client):
     assert report["nfe"] <= 8 and report["revisions"] == 0, report
     error = refused(openai.BadRequestError, text, client=client, extra_body={"diffusion": {"step": 8}})
     assert error.code == "invalid_value" and "step" in error.message, error
+
+
+def progress_chunks(client):
+    """What every denoising step left behind, in chunks that the client's readers take for ordinary ones."""
+    watched = {"diffusion": {"block_length": 4, "progress": True}}
+    plain = text(client, extra_body=DIFFUSION).choices[0].text
+    for chunks in (
+        list(text(client, extra_body=watched, stream=True)),
+        list(ask(client, extra_body=watched, stream=True)),
+    ):
+        choices = [chunk.choices[0] for chunk in chunks]
+        told = [choice for choice in choices if "progress" in (choice.model_extra.get("diffusion") or {})]
+        steps = [choice.diffusion["progress"] for choice in told]
+        assert steps and [step["step"] for step in steps] == sorted({step["step"] for step in steps}), steps
+        assert not any(choice.finish_reason for choice in told), told
+        assert not any(getattr(choice, "text", "") for choice in told), told
+        lists = ("states", "tokens", "texts", "confidences", "candidate_tokens")
+        for step in steps:
+            assert {len(step[name]) for name in lists} == {step["positions"][1] - step["positions"][0]}, step
+        said = [choice.text if hasattr(choice, "text") else choice.delta.content or "" for choice in choices]
+        assert "".join(said) == plain, chunks
+        assert choices[-1].diffusion["nfe"] == steps[-1]["step"], chunks
+    with client.chat.completions.stream(
+        model="countdown", messages=MESSAGES, max_completion_tokens=32, extra_body=watched
+    ) as stream:
+        stream.until_done()
+        assert stream.get_final_completion().choices[0].message.content == plain
 
 
 def raw_responses(client):
@@ -256,9 +296,9 @@ def refusals(client):
 
 
 FEATURES = [
-    models, whole_answers, several_prompts, chat_stream, chat_stream_helper, completion_stream, diffusion_settings,
-    raw_responses, cancelled_stream, completion_logprobs, chat_logprobs, echo_and_scoring, stop_strings, seeds,
-    lengths, sampling, best_of, suffix, refusals,
+    models, whole_answers, several_prompts, chat_stream, usage_on_every_chunk, chat_stream_helper, completion_stream,
+    diffusion_settings, progress_chunks, raw_responses, cancelled_stream, completion_logprobs, chat_logprobs,
+    echo_and_scoring, stop_strings, seeds, lengths, sampling, best_of, suffix, refusals,
 ]  # fmt: skip
 
 

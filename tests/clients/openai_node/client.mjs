@@ -72,6 +72,14 @@ const features = {
         assert.equal(chunks.map((chunk) => chunk.choices[0].text).join(""), await answer());
         assert.equal(chunks.at(-1).choices[0].finish_reason, "stop");
     },
+    async "progress chunks"() {
+        const watched = { ...complete, diffusion: { block_length: 4, progress: true }, stream: true };
+        const choices = (await all(await client.completions.create(watched))).map((chunk) => chunk.choices[0]);
+        assert.equal(choices.map((choice) => choice.text).join(""), await answer());
+        const steps = choices.flatMap((choice) => choice.diffusion?.progress ?? []);
+        assert.ok(steps.length > 0 && steps.every((step) => step.texts.length === step.states.length));
+        assert.equal(choices.at(-1).diffusion.nfe, steps.at(-1).step);
+    },
     async "cancelled stream"() {
         const name = 'evotoken_sequences_finished_total{outcome="cancelled"}';
         const before = await metric(name);
