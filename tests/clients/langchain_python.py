@@ -7,12 +7,14 @@
 import asyncio
 import sys
 from importlib.metadata import version
+from typing import Literal
 
 import openai
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_openai import ChatOpenAI, OpenAI
+from pydantic import BaseModel
 
 QUESTION = "Numbers: [30, 100, 93]\nTarget: 23"
 ANSWER = "(93+30)-100"
@@ -55,6 +57,20 @@ def logprobs(chat, _):
     assert "".join(token["token"] for token in content) == ANSWER, found
 
 
+class Solution(BaseModel):
+    """A solved problem."""
+
+    target: int
+    sign: Literal["plus", "minus"]
+
+
+def structured_output(chat, _):
+    found = chat.with_structured_output(Solution, method="json_schema").bind(max_tokens=64).invoke(QUESTION)
+    assert isinstance(found, Solution), found
+    found = chat.bind(max_tokens=64).with_structured_output(None, method="json_mode").invoke(QUESTION)
+    assert isinstance(found, dict), found
+
+
 def errors(chat, _):
     try:
         chat.bind(tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}]).invoke(QUESTION)
@@ -78,7 +94,8 @@ async def asynchronous(chat):
 
 
 FEATURES = [
-    whole_chat, chat_stream, chain, batch, stop_strings_and_bound_parameters, logprobs, errors, text_model,
+    whole_chat, chat_stream, chain, batch, stop_strings_and_bound_parameters, logprobs, structured_output, errors,
+    text_model,
 ]  # fmt: skip
 
 

@@ -8,11 +8,13 @@ import asyncio
 import os
 import sys
 from importlib.metadata import version
+from typing import Literal
 
 # Prices of other people's models are of no use here, and nothing but the server should be asked.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import litellm
+from pydantic import BaseModel
 
 litellm.suppress_debug_info = True
 
@@ -86,6 +88,21 @@ def sampling_and_stop_strings(url):
     assert "".join(token.token for token in scored.logprobs.content) == ANSWER, scored
 
 
+class Solution(BaseModel):
+    """What a client may want as JSON."""
+
+    target: int
+    sign: Literal["plus", "minus"]
+
+
+def structured_output(url):
+    for model in ("openai/countdown", "hosted_vllm/countdown"):
+        found = ask(url, model=model, max_tokens=64, response_format=Solution)
+        Solution.model_validate_json(found.choices[0].message.content)
+    found = ask(url, extra_body={"guided_choice": ["yes", "no"]})
+    assert found.choices[0].message.content in ("yes", "no"), found
+
+
 def batch(url):
     server = {"model": "openai/countdown", "api_base": url, "api_key": "none", "max_tokens": 32}
     found = litellm.batch_completion(**server, messages=[MESSAGES] * 4)
@@ -112,7 +129,8 @@ def main():
     url = sys.argv[1].rstrip("/") + "/v1"
     print(f"litellm {version('litellm')}, openai-python {version('openai')}", flush=True)
     for feature in (
-        whole_chat, chat_stream, vllm_provider, text_completion, sampling_and_stop_strings, batch, errors
+        whole_chat, chat_stream, vllm_provider, text_completion, sampling_and_stop_strings, structured_output, batch,
+        errors,
     ):  # fmt: skip
         feature(url)
         print(f"ok {feature.__name__.replace('_', ' ')}", flush=True)

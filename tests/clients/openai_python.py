@@ -5,10 +5,14 @@
 """
 
 import asyncio
+import json
+import re
 import sys
 import time
+from typing import Literal
 
 import openai
+import pydantic
 
 QUESTION = "Numbers: [30, 100, 93]\nTarget: 23"
 MESSAGES = [{"role": "user", "content": QUESTION}]
@@ -277,6 +281,44 @@ def suffix(client):
     assert gap.usage.completion_tokens <= 2, gap
 
 
+def guided_choice_and_regex(client):
+    choices = ["(1+2)-3", "(93+30)-100"]
+    assert text(client, extra_body={"guided_choice": choices}).choices[0].text == choices[1]
+    assert text(client, extra_body={"structured_outputs": {"choice": choices[:1]}}).choices[0].text == choices[0]
+    pattern = r"[0-9]{1,4}[+*][0-9]{1,4}"
+    hot = {"temperature": 1.2, "n": 4, "extra_body": {"guided_regex": pattern, **DIFFUSION}}
+    answers = [choice.text for choice in text(client, seed=2, **hot).choices]
+    assert all(re.fullmatch(pattern, answer) for answer in answers), answers
+    streamed = ["", "", "", ""]
+    for chunk in text(client, seed=2, stream=True, **hot):
+        streamed[chunk.choices[0].index] += chunk.choices[0].text
+    assert streamed == answers, (streamed, answers)
+    error = refused(openai.BadRequestError, text, client=client, extra_body={"guided_regex": "("})
+    assert error.param == "guided_regex", error
+
+
+class Solution(pydantic.BaseModel):
+    """What a client may want as JSON."""
+
+    target: int
+    sign: Literal["plus", "minus"]
+
+
+def json_answers(client):
+    """`response_format`, also the way of the client's own `parse`, which sends a strict schema of a pydantic model."""
+    plain = ask(client, response_format={"type": "text"}).choices[0].message.content
+    assert plain == ask(client).choices[0].message.content
+    answer = ask(client, max_completion_tokens=64, response_format={"type": "json_object"}).choices[0]
+    assert isinstance(json.loads(answer.message.content), dict), answer
+    parsed = client.chat.completions.parse(
+        model="countdown", messages=MESSAGES, max_completion_tokens=64, response_format=Solution
+    ).choices[0]
+    assert isinstance(parsed.message.parsed, Solution) and parsed.finish_reason == "stop", parsed
+    schema = Solution.model_json_schema()
+    guided = text(client, max_tokens=64, extra_body={"guided_json": schema}).choices[0].text
+    Solution.model_validate_json(guided)
+
+
 def refusals(client):
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
     error = refused(openai.BadRequestError, ask, client=client, tools=tools)
@@ -298,7 +340,8 @@ def refusals(client):
 FEATURES = [
     models, whole_answers, several_prompts, chat_stream, usage_on_every_chunk, chat_stream_helper, completion_stream,
     diffusion_settings, progress_chunks, raw_responses, cancelled_stream, completion_logprobs, chat_logprobs,
-    echo_and_scoring, stop_strings, seeds, lengths, sampling, best_of, suffix, refusals,
+    echo_and_scoring, stop_strings, seeds, lengths, sampling, best_of, suffix,
+    guided_choice_and_regex, json_answers, refusals,
 ]  # fmt: skip
 
 

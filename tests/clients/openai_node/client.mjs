@@ -122,6 +122,18 @@ const features = {
         assert.equal((await text({ n: 2, best_of: 4, temperature: 1, seed: 3 })).length, 2);
         assert.equal((await text({ suffix: "(93+30)-100", max_tokens: 2 })).length, 1);
     },
+    async "guided answers"() {
+        const choices = ["(1+2)-3", "(93+30)-100"];
+        const chosen = await client.completions.create({ ...complete, guided_choice: choices });
+        assert.equal(chosen.choices[0].text, choices[1]);
+        const regex = await client.completions.create({ ...complete, guided_regex: "[0-9]{1,4}[+*][0-9]{1,4}" });
+        assert.match(regex.choices[0].text, /^[0-9]{1,4}[+*][0-9]{1,4}$/);
+        const properties = { target: { type: "integer" } };
+        const schema = { type: "object", properties, required: ["target"], additionalProperties: false };
+        const format = { type: "json_schema", json_schema: { name: "solution", strict: true, schema } };
+        const parsed = await client.chat.completions.parse({ ...ask, max_completion_tokens: 64, response_format: format });
+        assert.ok(Number.isInteger(JSON.parse(parsed.choices[0].message.content).target));
+    },
     async "errors"() {
         const chat = (more) => () => client.chat.completions.create({ ...ask, ...more });
         const tools = [{ type: "function", function: { name: "f", parameters: {} } }];
