@@ -134,12 +134,16 @@ pub const ONE_WAY: &str = "JSON is written in one line, with at most one space b
 impl ResponseFormat {
     /// The rule, and what asks for it.
     fn rule(self) -> Result<Option<(&'static str, Rule)>, ApiError> {
+        let param = "response_format.json_schema.schema";
+        let given = self.json_schema.and_then(|named| named.schema);
+        if !matches!(given, None | Some(Json::Null | Json::Object(_))) {
+            return Err(ApiError::invalid(param, "must be an object"));
+        }
         match self.kind.as_str() {
             "text" => Ok(None),
             "json_object" => Ok(Some(("response_format", Rule::JsonObject))),
             "json_schema" => {
-                let param = "response_format.json_schema.schema";
-                let given = schema(param, self.json_schema.and_then(|named| named.schema))?;
+                let given = schema(param, given)?;
                 let missing = || ApiError::invalid(param, "must be given");
                 given.map(|rule| Some((param, rule))).ok_or_else(missing)
             }
