@@ -169,13 +169,15 @@ impl Service {
     /// [`AskError::Request`] names the parameter that is out of range; [`AskError::Submit`] if the engine is full or
     /// stops.
     pub fn answer(&self, ask: Ask) -> Result<Answers, AskError> {
-        let stop = ask.stop.clone();
+        let (stop, min_tokens) = (ask.stop.clone(), ask.sampling.min_tokens.unwrap_or(0));
         let prompts = (ask.echo != PromptEcho::Off).then(|| (ask.prompts.clone(), ask.choices));
         let (prompt_tokens, requests) = self.requests(ask)?;
         let echoes = prompts.map(|(prompts, choices)| self.echoes(&prompts, choices, &requests));
         let deadline = self.parts.timeout.map(|timeout| Instant::now() + timeout);
         let sequences = self.parts.engine.submit(requests, deadline)?;
-        let text = |blocks| TextStream::new(blocks, self.parts.tokenizer.clone(), stop.clone());
+        let text = |blocks| {
+            TextStream::new(blocks, self.parts.tokenizer.clone(), stop.clone()).of_at_least(min_tokens)
+        };
         let streams = sequences.into_iter().map(text);
         let streams = match echoes {
             None => streams.collect(),

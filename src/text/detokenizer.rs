@@ -36,6 +36,12 @@ impl Detokenizer {
         self.give(&text)
     }
 
+    /// Bytes of the text of the first `tokens` tokens, or of as many as there are, without an unfinished character.
+    pub fn bytes_of(&self, tokens: usize) -> usize {
+        let text = self.tokenizer.decode(&self.ids[..tokens.min(self.ids.len())]);
+        text.trim_end_matches(char::REPLACEMENT_CHARACTER).len()
+    }
+
     /// The smallest number of tokens whose text has at least `bytes` bytes; all of them if none has.
     pub fn tokens_for(&self, bytes: usize) -> usize {
         let (mut low, mut high) = (0, self.ids.len());
@@ -148,6 +154,7 @@ mod tests {
         let mut detokenizer = Detokenizer::new(tokenizer);
         detokenizer.push(&ids);
         assert_eq!([0, 1, 3, 9].map(|bytes| detokenizer.tokens_for(bytes)), [0, 1, 3, 4]);
+        assert_eq!([0, 1, 3, 9].map(|tokens| detokenizer.bytes_of(tokens)), [0, 1, 3, 4]);
     }
 
     #[test]
