@@ -13,6 +13,8 @@ mod unmask;
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 pub use evolve::Phase;
 pub use options::{Boundary, CacheMode, DecodeOptions, DecodeParams, Method, OptionError, Unmask};
 pub use score::TokenScore;
@@ -22,9 +24,11 @@ use crate::engine::batch::RowsView;
 use evolve::Canvas;
 
 /// Which earlier positions a position sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Attention {
     /// The whole canvas.
+    #[default]
     Full,
     /// Its own block and all before it; the prompt is one block. The K/V cache is exact then (D2F).
     BlockCausal,
@@ -74,6 +78,8 @@ pub struct State {
     canvas: Canvas,
     block: usize,
     block_step: usize,
+    /// Block-causal: the slot holds everything before the block already.
+    stored: bool,
     scores: Option<Scores>,
 }
 
@@ -87,6 +93,14 @@ struct Scores {
 }
 
 impl StepPlan {
+    /// What a block-causal model's step makes final beside the block that it denoises: [`State::stretch`].
+    pub fn stretch(&self) -> Option<Range<usize>> {
+        match self.windows.as_slice() {
+            [stretch, _] => Some(stretch.positions.clone()),
+            _ => None,
+        }
+    }
+
     /// Rows the step feeds in.
     pub fn rows(&self) -> usize {
         self.windows.iter().map(|w| w.positions.len()).sum()
@@ -116,6 +130,7 @@ impl State {
             canvas,
             block: 0,
             block_step: 0,
+            stored: false,
             scores: None,
         }
     }
@@ -197,12 +212,10 @@ impl State {
         let first = self.block_step == 0;
         if self.attention == Attention::BlockCausal {
             let block = Window { positions: lo..hi, visible: hi, targets: lo..hi };
-            if !first {
+            let Some(stretch) = self.stretch() else {
                 return StepPlan { windows: vec![block], refresh: false };
-            }
-            // The previous segment (prompt or finished block) is now hard: its K/V become final in this step.
-            let from = if self.block == 0 { 0 } else { self.block_range(self.block - 1).start };
-            let previous = Window { positions: from..lo, visible: lo, targets: lo..lo };
+            };
+            let previous = Window { positions: stretch, visible: lo, targets: lo..lo };
             return StepPlan { windows: vec![previous, block], refresh: true };
         }
         let positions = match self.params.cache {
@@ -216,6 +229,21 @@ impl State {
         let targets = lo..evolving;
         let refresh = first || self.params.cache == CacheMode::None;
         StepPlan { windows: vec![Window { positions, visible: end, targets }], refresh }
+    }
+
+    /// What the next step of a block-causal model must feed in beside the block: the prompt or the block before, which is
+    /// now hard, so that its K/V become final. `None`: nothing, the slot holds it.
+    pub fn stretch(&self) -> Option<Range<usize>> {
+        if self.attention == Attention::Full || self.block_step > 0 || self.stored || self.done() {
+            return None;
+        }
+        let from = if self.block == 0 { 0 } else { self.block_range(self.block - 1).start };
+        Some(from..self.block().start)
+    }
+
+    /// The K/V of [`Self::stretch`] were written into the slot.
+    pub fn store(&mut self) {
+        self.stored = true;
     }
 
     /// Apply a step's result; `rows` are those of the plan's targets, with at least [`Self::top_k`] candidates.
@@ -276,6 +304,7 @@ impl State {
     fn enter_next_block(&mut self) {
         self.block += 1;
         self.block_step = 0;
+        self.stored = false;
         let hard = self.params.boundary == Boundary::Hard || self.attention == Attention::BlockCausal;
         if hard {
             self.canvas.harden(self.block_range(self.block).start.min(self.canvas.len()));
