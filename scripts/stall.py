@@ -116,7 +116,8 @@ def main():
     parser.add_argument("--max-tokens", type=int, default=64, help="of the streams' answers")
     parser.add_argument("--block-length", type=int, default=8)
     parser.add_argument("--steps", type=int, default=4, help="of each block")
-    parser.add_argument("--prompt-tokens", type=int, default=4096, help="of the long prompt")
+    parser.add_argument("--prompt-tokens", type=int, default=4000,
+                        help="of the long prompt; with its answer of two blocks it must fit the model's positions")
     parser.add_argument("--seconds", type=float, default=30, help="to look at before the long prompt arrives")
     a = parser.parse_args()
     if a.url:

@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
 """Aggregate speed of a running server at rising concurrency. Python's standard library only.
 
-    scripts/throughput.py [--url http://localhost:8000] [--requests 64] [--max-tokens 64] [--concurrency 1,2,4,8,16,32]
+    scripts/throughput.py [--url http://localhost:8000] [--requests 64] [--max-tokens 64] [--steps 32]
+                          [--concurrency 1,2,4,8,16,32]
 
 At each level so many clients stream completions, each its next as soon as it has the last, until all requests are done.
 Prints visible tokens per second over all clients, the ratio to the first level, and the time from sending a request to
 its first block (median and 95th percentile). The same requests are sent at every level, after some to warm up.
+
+A trained model decides as many tokens a step as it is sure of. One of random weights is sure of none and decides one
+a step, so give --steps to measure it in reasonable time, and then compare with runs of the same --steps only.
 """
 import argparse
 import json
@@ -15,11 +19,13 @@ import time
 import urllib.request
 
 
-def stream(url, number, max_tokens):
+def stream(url, number, arguments):
     """-> (visible tokens, seconds to the first block)"""
     numbers = [3 + number * 7 % 90, 5 + number * 11 % 90, 2 + number * 13 % 90]
-    body = {"prompt": f"Numbers: {numbers}\nTarget: {1 + number * 17 % 97}", "max_tokens": max_tokens, "stream": True,
-            "stream_options": {"include_usage": True}}
+    body = {"prompt": f"Numbers: {numbers}\nTarget: {1 + number * 17 % 97}", "max_tokens": arguments.max_tokens,
+            "stream": True, "stream_options": {"include_usage": True}}
+    if arguments.steps is not None:
+        body["diffusion"] = {"steps": arguments.steps}
     request = urllib.request.Request(
         f"{url}/v1/completions", json.dumps(body).encode(), {"content-type": "application/json"})
     started, first, tokens, done = time.perf_counter(), None, None, False
@@ -37,8 +43,9 @@ def stream(url, number, max_tokens):
     return tokens, first
 
 
-def level(url, clients, requests, max_tokens):
+def level(clients, arguments):
     """-> (tokens per second, sorted seconds to the first block)"""
+    requests = max(arguments.requests, clients)
     results, lock, numbers = [], threading.Lock(), iter(range(requests))
 
     def client():
@@ -47,7 +54,7 @@ def level(url, clients, requests, max_tokens):
                 number = next(numbers, None)
             if number is None:
                 return
-            result = stream(url, number, max_tokens)
+            result = stream(arguments.url, number, arguments)
             with lock:
                 results.append(result)
 
@@ -67,14 +74,15 @@ def main():
     parser.add_argument("--url", default="http://localhost:8000")
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--steps", type=int, help="of a whole answer (diffusion.steps); without it the model's default")
     parser.add_argument("--concurrency", default="1,2,4,8,16,32")
     arguments = parser.parse_args()
     for number in range(4):
-        stream(arguments.url, number, arguments.max_tokens)
+        stream(arguments.url, number, arguments)
     print("| clients | tokens/s | ratio | first block p50, ms | p95, ms |\n|---|---|---|---|---|")
     base = None
     for clients in map(int, arguments.concurrency.split(",")):
-        speed, firsts = level(arguments.url, clients, max(arguments.requests, clients), arguments.max_tokens)
+        speed, firsts = level(clients, arguments)
         base = base or speed
         p95 = firsts[min(len(firsts) - 1, int(0.95 * len(firsts)))]
         print(f"| {clients} | {speed:.1f} | {speed / base:.2f} | {1e3 * statistics.median(firsts):.1f} | {1e3 * p95:.1f} |")

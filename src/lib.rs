@@ -29,6 +29,8 @@
 //! - **update**: one optimizer step in training.
 //! - **window**: the canvas positions that a step feeds in.
 //! - **canvas**: prompt + room for the answer + suffix.
+//! - **prefix** / **stretch**: in a block-causal model the prompt, or the prompt and finished blocks, whose K/V are final /
+//!   what a prefix adds to the one before it: the prompt, or a block.
 //! - **refresh** / **refinement**: a step that recomputes the K/V cache / that reads it.
 //! - **soft token**: a weighted mixture of embeddings. **revision**: a soft position whose token changed.
 //! - **mask**: the mask token; never an attention mask.

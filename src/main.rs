@@ -12,7 +12,6 @@ use evotoken::api::serve::serve;
 use evotoken::api::{self, App};
 use evotoken::backend::CandleBackend;
 use evotoken::config::{self, Flags, LogFormat, Settings};
-use evotoken::decode::Attention;
 use evotoken::engine::{self, EngineHandle, ModelInfo};
 use evotoken::model::{ModelSource, bundled};
 use evotoken::service::request::Limits;
@@ -104,13 +103,14 @@ fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHa
         vocab: config.vocab,
         mask_id: config.mask_id,
         eos_ids: eos_ids.clone(),
+        attention: model.attention,
         max_canvas: config.max_positions,
         max_prompt_tokens: settings.limits.max_prompt_tokens,
         max_new_tokens: settings.limits.max_new_tokens,
         max_stop_strings: settings.limits.max_stop_strings,
         max_scored_tokens: settings.limits.max_scored_tokens,
     };
-    let info = ModelInfo { mask_id: config.mask_id, eos_ids, attention: Attention::Full };
+    let info = ModelInfo { mask_id: config.mask_id, eos_ids, attention: model.attention };
     let engine =
         engine::start(backend, info, (&settings.engine).into(), metrics).context("the engine thread")?;
     let service = Service::new(ServiceParts {

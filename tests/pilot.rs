@@ -74,8 +74,14 @@ fn text(ids: &[u32]) -> String {
 fn engine(folder: &Path) -> EngineHandle {
     let backend = CandleBackend::load(&ModelSource::folder(folder), None, DeviceChoice::Cpu).unwrap();
     let model = ModelInfo { mask_id: MASK, eos_ids: vec![EOS], attention: Attention::Full };
-    let limits =
-        EngineLimits { queue: 256, slots: 64, kv_bytes: 1 << 30, rows_per_tick: 4096, event_buffer: 8 };
+    let limits = EngineLimits {
+        queue: 256,
+        slots: 64,
+        kv_bytes: 1 << 30,
+        prefix_cache_bytes: 0,
+        rows_per_tick: 4096,
+        event_buffer: 8,
+    };
     start(backend, model, limits, Arc::new(Metrics::new())).unwrap()
 }
 
@@ -91,6 +97,7 @@ fn solved(engine: &EngineHandle, problems: &[Problem], steps: usize) -> usize {
         vocab: VOCAB,
         mask_id: MASK,
         eos_ids: vec![EOS],
+        attention: Attention::Full,
         max_canvas: 64,
         max_prompt_tokens: 64,
         max_new_tokens: 64,

@@ -33,7 +33,7 @@ use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::trace::{DefaultOnResponse, TraceLayer};
@@ -186,7 +186,9 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
         some => AllowOrigin::list(some.iter().filter_map(|origin| HeaderValue::from_str(origin).ok())),
     };
     let layer = CorsLayer::new().allow_origin(allowed).allow_methods([Method::GET, Method::POST]);
-    Some(layer.allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE]))
+    // Whatever headers: clients add their own (OpenAI's library a dozen), and none makes a request more powerful.
+    let layer = layer.allow_headers(AllowHeaders::mirror_request());
+    Some(layer.expose_headers([HeaderName::from_static("x-request-id"), header::RETRY_AFTER]))
 }
 
 fn panicked(reason: Box<dyn Any + Send>) -> Response {

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use candle_core::{Result, Storage, Tensor};
 
-use crate::engine::batch::{Backend, BackendError, Segment, SlotId, StepBatch, StepOutput};
+use crate::engine::batch::{Backend, BackendError, PrefixId, Segment, SlotId, StepBatch, StepOutput};
 use crate::model::kv::Slots;
 use crate::model::loader::Weights;
 use crate::model::lora::Adapter;
@@ -132,7 +132,8 @@ impl CandleBackend {
                 continue;
             }
             if let Some(row) = row_of(batch, *slot, targets.start.saturating_sub(1)) {
-                self.slots.get_mut(*slot)?.left = Some(hidden.narrow(0, row, 1)?.copy()?);
+                // Of its own memory: a view, and candle's `copy` of one, hold on to all rows of the pass.
+                self.slots.get_mut(*slot)?.left = Some(hidden.narrow(0, row, 1)?.force_contiguous()?);
             }
             let left = self.slots.get(*slot)?.left.clone();
             parts.push(
@@ -205,6 +206,28 @@ impl Backend for CandleBackend {
     fn step(&mut self, batch: &StepBatch) -> std::result::Result<StepOutput, BackendError> {
         let hidden = self.model.forward(batch, &self.slots).map_err(forward_error)?;
         self.candidates(batch, hidden).map_err(forward_error)
+    }
+
+    fn kept_bytes(&self, positions: usize) -> Option<usize> {
+        Some(Slots::kept_bytes(self.config(), positions))
+    }
+
+    fn keep(
+        &mut self,
+        prefix: PrefixId,
+        slot: SlotId,
+        stretch: Range<usize>,
+    ) -> std::result::Result<(), BackendError> {
+        let bytes = Slots::kept_bytes(self.config(), stretch.len());
+        self.slots.keep(prefix, slot, &stretch).map_err(|_| BackendError::OutOfMemory { bytes })
+    }
+
+    fn restore(&mut self, prefix: PrefixId, slot: SlotId) -> std::result::Result<(), BackendError> {
+        self.slots.restore(prefix, slot).map_err(forward_error)
+    }
+
+    fn forget(&mut self, prefix: PrefixId) {
+        self.slots.forget(prefix);
     }
 
     fn layers(&self) -> usize {

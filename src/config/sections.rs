@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::serve::ConnectionLimits;
 use crate::backend::device::DeviceChoice;
+use crate::decode::Attention;
 use crate::engine::EngineLimits;
 use crate::guide::GuideLimits;
 use crate::service::Guides;
@@ -129,6 +130,8 @@ pub struct ModelSettings {
     pub adapter: Option<PathBuf>,
     /// What clients may call the model; answers carry the first. Empty: its folder's name.
     pub served_names: Vec<String>,
+    /// Which positions see which; no file of a model says it.
+    pub attention: Attention,
     /// Where it runs.
     pub device: DeviceChoice,
 }
@@ -143,6 +146,8 @@ pub struct EngineSettings {
     pub slots: usize,
     /// Most bytes of K/V memory in use.
     pub kv_bytes: usize,
+    /// Most bytes of finished prefixes kept for other sequences of a block-causal model; 0: none.
+    pub prefix_cache_bytes: usize,
     /// Packed rows a tick aims at.
     pub rows_per_tick: usize,
     /// Events a reader may lag behind before its sequence is cancelled.
@@ -151,14 +156,22 @@ pub struct EngineSettings {
 
 impl Default for EngineSettings {
     fn default() -> Self {
-        Self { queue: 256, slots: 64, kv_bytes: 4 << 30, rows_per_tick: 1024, event_buffer: 64 }
+        Self {
+            queue: 256,
+            slots: 64,
+            kv_bytes: 4 << 30,
+            prefix_cache_bytes: 1 << 30,
+            rows_per_tick: 1024,
+            event_buffer: 64,
+        }
     }
 }
 
 impl From<&EngineSettings> for EngineLimits {
     fn from(settings: &EngineSettings) -> Self {
-        let EngineSettings { queue, slots, kv_bytes, rows_per_tick, event_buffer } = *settings;
-        Self { queue, slots, kv_bytes, rows_per_tick, event_buffer }
+        let EngineSettings { queue, slots, kv_bytes, prefix_cache_bytes, rows_per_tick, event_buffer } =
+            *settings;
+        Self { queue, slots, kv_bytes, prefix_cache_bytes, rows_per_tick, event_buffer }
     }
 }
 

@@ -3,6 +3,7 @@
 //! [`State`] is one sequence's canvas. [`State::plan`] says what the next step feeds in and needs back,
 //! [`State::advance`] applies what came back.
 
+mod allowed;
 mod evolve;
 pub mod options;
 mod score;
@@ -13,8 +14,10 @@ mod tests;
 mod unmask;
 
 use std::ops::Range;
-use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+pub use allowed::Allowed;
 pub use evolve::Phase;
 pub use options::{Boundary, CacheMode, DecodeOptions, DecodeParams, Method, OptionError, Unmask};
 pub use score::TokenScore;
@@ -22,16 +25,18 @@ pub use scoring::{Scoring, ScoringRule};
 pub use snapshot::{MOST_CANDIDATES, MOST_WATCHED, Snapshot};
 
 use crate::engine::batch::{Candidate, RowsView};
-use crate::guide::{Candidates, Track};
+use crate::guide::Track;
 use evolve::Canvas;
 
 /// Candidates per row of an answer on a track: what a step decides first may rule out the best of the others' rows.
 const GUIDED_CANDIDATES: usize = 8;
 
 /// Which earlier positions a position sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Attention {
     /// The whole canvas.
+    #[default]
     Full,
     /// Its own block and all before it; the prompt is one block. The K/V cache is exact then (D2F).
     BlockCausal,
@@ -81,6 +86,8 @@ pub struct State {
     canvas: Canvas,
     block: usize,
     block_step: usize,
+    /// Block-causal: the slot holds everything before the block already.
+    stored: bool,
     scores: Option<Scores>,
     /// Whether somebody asks for snapshots.
     watched: bool,
@@ -97,23 +104,15 @@ struct Scores {
     of: Vec<Option<TokenScore>>,
 }
 
-/// The tokens that some canvas positions may become.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Allowed {
-    /// The first of the positions.
-    start: usize,
-    /// `[positions]`: `None` for one that cannot change any more.
-    candidates: Vec<Option<Arc<Candidates>>>,
-}
-
-impl Allowed {
-    /// What a canvas position may become; `None` if nothing is said about it.
-    pub fn at(&self, position: usize) -> Option<&Candidates> {
-        self.candidates.get(position.checked_sub(self.start)?)?.as_deref()
-    }
-}
-
 impl StepPlan {
+    /// What a block-causal model's step makes final beside the block that it denoises: [`State::stretch`].
+    pub fn stretch(&self) -> Option<Range<usize>> {
+        match self.windows.as_slice() {
+            [stretch, _] => Some(stretch.positions.clone()),
+            _ => None,
+        }
+    }
+
     /// Rows the step feeds in.
     pub fn rows(&self) -> usize {
         self.windows.iter().map(|w| w.positions.len()).sum()
@@ -143,6 +142,7 @@ impl State {
             canvas,
             block: 0,
             block_step: 0,
+            stored: false,
             scores: None,
             watched: false,
             track: None,
@@ -240,7 +240,7 @@ impl State {
         let track = self.track.as_ref()?;
         let block = self.block();
         let open = |(at, position)| (self.phase(position) != Phase::Decoded).then(|| track.candidates(at));
-        Some(Allowed { start: block.start, candidates: block.enumerate().map(open).collect() })
+        Some(Allowed::new(block.start, block.enumerate().map(open).collect()))
     }
 
     /// The next step. Must not be called when [`Self::done`].
@@ -249,12 +249,10 @@ impl State {
         let first = self.block_step == 0;
         if self.attention == Attention::BlockCausal {
             let block = Window { positions: lo..hi, visible: hi, targets: lo..hi };
-            if !first {
+            let Some(stretch) = self.stretch() else {
                 return StepPlan { windows: vec![block], refresh: false };
-            }
-            // The previous segment (prompt or finished block) is now hard: its K/V become final in this step.
-            let from = if self.block == 0 { 0 } else { self.block_range(self.block - 1).start };
-            let previous = Window { positions: from..lo, visible: lo, targets: lo..lo };
+            };
+            let previous = Window { positions: stretch, visible: lo, targets: lo..lo };
             return StepPlan { windows: vec![previous, block], refresh: true };
         }
         let positions = match self.params.cache {
@@ -268,6 +266,21 @@ impl State {
         let targets = lo..evolving;
         let refresh = first || self.params.cache == CacheMode::None;
         StepPlan { windows: vec![Window { positions, visible: end, targets }], refresh }
+    }
+
+    /// What the next step of a block-causal model must feed in beside the block: the prompt or the block before, which is
+    /// now hard, so that its K/V become final. `None`: nothing, the slot holds it.
+    pub fn stretch(&self) -> Option<Range<usize>> {
+        if self.attention == Attention::Full || self.block_step > 0 || self.stored || self.done() {
+            return None;
+        }
+        let from = if self.block == 0 { 0 } else { self.block_range(self.block - 1).start };
+        Some(from..self.block().start)
+    }
+
+    /// The K/V of [`Self::stretch`] were written into the slot.
+    pub fn store(&mut self) {
+        self.stored = true;
     }
 
     /// Apply a step's result; `rows` are those of the plan's targets, with at least [`Self::top_k`] candidates.
@@ -366,6 +379,7 @@ impl State {
         if let Some(track) = &mut self.track {
             track.next_block();
         }
+        self.stored = false;
         let hard = self.params.boundary == Boundary::Hard || self.attention == Attention::BlockCausal;
         if hard {
             self.canvas.harden(self.block_range(self.block).start.min(self.canvas.len()));

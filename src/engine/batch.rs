@@ -15,6 +15,16 @@ pub struct SlotId {
     pub generation: u32,
 }
 
+/// A finished prefix of a block-causal canvas that is kept for other sequences: the prompt, or the prompt and finished
+/// blocks. What is kept under it is what it adds to the prefix before it: one stretch of positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PrefixId(pub u64);
+
+impl PrefixId {
+    /// The one without tokens, which all others build on; nothing is kept under it.
+    pub const EMPTY: Self = Self(0);
+}
+
 /// Which candidates a draw may take, judged by the soft-max of the adjusted logits at the draw's temperature. They apply
 /// in this order, each to what the one before left; the most probable candidate always stays. Of equal logits the
 /// lower id goes before. Confidences and mixtures know nothing of them.
@@ -292,6 +302,36 @@ pub trait Backend {
     /// # Errors
     /// [`BackendError::Forward`]; the content of the slots in `batch` is undefined then.
     fn step(&mut self, batch: &StepBatch) -> Result<StepOutput, BackendError>;
+
+    /// Bytes that a copy of so many positions of a slot takes; `None`: copies cannot be kept.
+    fn kept_bytes(&self, positions: usize) -> Option<usize> {
+        let _ = positions;
+        None
+    }
+
+    /// Keep a copy of what a slot of a block-causal model holds of a stretch of its canvas, under a name that is not in
+    /// use. The last step of the slot wrote the stretch, or what follows it.
+    ///
+    /// # Errors
+    /// There is no memory for it, or the slot is not open; nothing is kept then.
+    fn keep(&mut self, prefix: PrefixId, slot: SlotId, stretch: Range<usize>) -> Result<(), BackendError> {
+        let _ = (prefix, slot, stretch);
+        Err(BackendError::Forward("this model keeps no prefixes".to_owned()))
+    }
+
+    /// Write a kept stretch into a slot, at its place. The next step is the first one of the block that follows it.
+    ///
+    /// # Errors
+    /// It is not kept, or does not fit; the stretch's positions of the slot are undefined then.
+    fn restore(&mut self, prefix: PrefixId, slot: SlotId) -> Result<(), BackendError> {
+        let _ = (prefix, slot);
+        Err(BackendError::Forward("this model keeps no prefixes".to_owned()))
+    }
+
+    /// Give the memory of a kept stretch back. Unknown ones are ignored.
+    fn forget(&mut self, prefix: PrefixId) {
+        let _ = prefix;
+    }
 
     /// Layers between which a step can be cut; 1: it cannot be.
     fn layers(&self) -> usize {

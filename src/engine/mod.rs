@@ -3,10 +3,13 @@
 pub mod adjustment;
 pub mod batch;
 pub mod event;
+mod fault;
 mod long;
+mod prefix;
 pub mod reader;
 mod scheduler;
 mod sequence;
+mod sharing;
 mod slots;
 mod worker;
 
@@ -34,6 +37,9 @@ pub struct EngineLimits {
     pub slots: usize,
     /// Most bytes of K/V memory in use.
     pub kv_bytes: usize,
+    /// Most bytes of finished prefixes kept for other sequences of a block-causal model, within what slots leave free of
+    /// `kv_bytes`; 0: none are kept.
+    pub prefix_cache_bytes: usize,
     /// Packed rows a tick aims at; a longer step is carried out over several ticks.
     pub rows_per_tick: usize,
     /// Events a reader may lag behind before its sequence is cancelled.

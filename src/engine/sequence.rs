@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::ModelInfo;
 use super::adjustment::Adjustment;
-use super::batch::{RowsView, Sampling, StepBatch};
+use super::batch::{PrefixId, RowsView, Sampling, SlotId, StepBatch};
 use super::event::{BlockEvent, FinishReason, Progress, SequenceError};
 use super::long::LongStep;
 use super::reader::Writer;
@@ -63,6 +63,8 @@ pub(super) struct Sequence {
     pub long: Option<LongStep>,
     /// Until the prompt is scored.
     scoring: Option<Scoring>,
+    /// The kept prefix that the slot holds, of a block-causal model; `None`: what it holds is not kept.
+    prefix: Option<PrefixId>,
     state: State,
     slot: SlotLease,
 }
@@ -87,7 +89,8 @@ impl Sequence {
             .scores_prompt()
             .map(|(rule, alternatives)| Scoring::new(rule, request.prompt(), model.mask_id, alternatives));
         let progress = Progress { seed: request.seed(), ..Progress::default() };
-        Self { ticket, progress, last_tick: tick, long: None, scoring, state, slot }
+        let prefix = Some(PrefixId::EMPTY);
+        Self { ticket, progress, last_tick: tick, long: None, scoring, prefix, state, slot }
     }
 
     /// What is complete before the first step: a prompt of one token has nothing to score, an answer without room nothing
@@ -103,6 +106,29 @@ impl Sequence {
     /// The next step: first the prompt is scored, if that is asked for, then the answer is denoised.
     pub fn plan(&self) -> StepPlan {
         self.scoring.as_ref().map_or_else(|| self.state.plan(), Scoring::plan)
+    }
+
+    /// Its slot.
+    pub fn slot(&self) -> SlotId {
+        self.slot.id()
+    }
+
+    /// What the next step makes final, if others can use it: a kept prefix, and the tokens that come to it.
+    pub fn computes(&self) -> Option<(PrefixId, &[u32])> {
+        // Scoring writes something else into the slot.
+        let stretch = self.state.stretch().filter(|_| self.scoring.is_none())?;
+        Some((self.prefix?, &self.state.tokens()[stretch]))
+    }
+
+    /// The slot was given what [`Self::computes`] says, and with it the prefix `id`: the next step need not feed it in.
+    pub fn restored(&mut self, id: PrefixId) {
+        self.prefix = Some(id);
+        self.state.store();
+    }
+
+    /// The step that just ran computed what [`Self::computes`] says; `id` if that is kept now.
+    pub fn computed(&mut self, id: Option<PrefixId>) {
+        self.prefix = id;
     }
 
     /// Append the step of `plan` to the tick's rows.

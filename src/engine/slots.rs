@@ -60,6 +60,12 @@ impl SlotPool {
     pub fn used_bytes(&self) -> usize {
         self.0.borrow().used_bytes
     }
+
+    /// Bytes that no slot takes.
+    pub fn free_bytes(&self) -> usize {
+        let pool = self.0.borrow();
+        pool.limit_bytes - pool.used_bytes
+    }
 }
 
 impl SlotLease {

@@ -1,7 +1,6 @@
 //! The engine thread. It owns the backend, the slots and the sequences: no locks, and it sleeps when there is nothing
 //! to do.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,9 +11,11 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::batch::{Backend, BackendError, RowsView, StepBatch, StepOutput};
 use super::event::{BlockEvent, SequenceError};
+use super::fault::{caught, reason};
 use super::long::LongStep;
 use super::scheduler::{self, Candidate};
 use super::sequence::{Part, Sequence, Ticket};
+use super::sharing::Sharing;
 use super::slots::{SlotLease, SlotPool};
 use super::{EngineLimits, ModelInfo};
 use crate::decode::StepPlan;
@@ -58,6 +59,7 @@ pub(super) struct Worker<B> {
     /// In order of arrival.
     running: Vec<Sequence>,
     slots: SlotPool,
+    sharing: Sharing,
     tick: u64,
 }
 
@@ -70,8 +72,9 @@ impl<B: Backend> Worker<B> {
         inbox: Receiver<Message>,
     ) -> Self {
         let slots = SlotPool::new(limits.slots, limits.kv_bytes);
-        let (waiting, running) = (VecDeque::new(), Vec::new());
-        Self { backend, model, limits, metrics, inbox, mode: Mode::Open, waiting, running, slots, tick: 0 }
+        let sharing = Sharing::new(&limits, &model, Arc::clone(&metrics));
+        let (mode, waiting, running) = (Mode::Open, VecDeque::new(), Vec::new());
+        Self { backend, model, limits, metrics, inbox, mode, waiting, running, slots, sharing, tick: 0 }
     }
 
     /// Until the engine is stopped, or drained, or nobody can submit any more.
@@ -82,6 +85,7 @@ impl<B: Backend> Worker<B> {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.turn())) {
                 tracing::error!(reason = reason(panic), "the engine panicked between the model's steps");
                 self.fail_all(SequenceError::Backend);
+                self.sharing.make_room(&mut self.backend, 0);
                 self.release();
             }
         }
@@ -141,7 +145,7 @@ impl<B: Backend> Worker<B> {
 
     fn start(&mut self, ticket: Ticket, slot: SlotLease, canvas: usize) {
         let now = Instant::now();
-        if let Err(error) = self.backend.open_slot(slot.id(), canvas) {
+        if let Err(error) = self.open(&slot, canvas) {
             tracing::warn!(%error, canvas, "a sequence was refused");
             self.metrics.finished(Outcome::Failed, &queued_stats(&ticket, now));
             ticket.fail(SequenceError::OutOfMemory);
@@ -161,14 +165,28 @@ impl<B: Backend> Worker<B> {
         }
     }
 
+    /// Reserve a slot's memory. What is kept for others makes room for it: first what the bound asks for, and all of it
+    /// if there is less memory than was thought.
+    fn open(&mut self, slot: &SlotLease, canvas: usize) -> Result<(), BackendError> {
+        self.sharing.make_room(&mut self.backend, self.slots.free_bytes());
+        let opened = self.backend.open_slot(slot.id(), canvas);
+        if opened.is_ok() || !self.sharing.make_room(&mut self.backend, 0) {
+            return opened;
+        }
+        self.backend.open_slot(slot.id(), canvas)
+    }
+
     /// Who steps in this tick.
     fn plan(&mut self) -> Turn {
+        self.sharing.fill(&mut self.backend, &mut self.running);
+        let alike = self.sharing.alike(&self.backend, &self.running, self.slots.free_bytes());
         let mut plans: Vec<Option<StepPlan>> = self.running.iter().map(|s| Some(s.plan())).collect();
-        let candidates: Vec<Candidate> = std::iter::zip(&self.running, &plans)
-            .map(|(s, plan)| Candidate {
+        let candidates: Vec<Candidate> = std::iter::zip(&self.running, std::iter::zip(&plans, alike))
+            .map(|(s, (plan, alike))| Candidate {
                 rows: plan.as_ref().map_or(0, StepPlan::rows),
                 last_tick: s.last_tick,
                 long: s.long.is_some(),
+                alike,
             })
             .collect();
         let cut = self.backend.layers() > 1;
@@ -261,7 +279,7 @@ impl<B: Backend> Worker<B> {
                         self.fail(&self.running[index], SequenceError::Backend, now);
                         true
                     }
-                    None => self.advance(index, rows, now),
+                    None => self.advance(index, &step, rows, now),
                 };
                 if is_over {
                     over.push(index);
@@ -275,8 +293,9 @@ impl<B: Backend> Worker<B> {
     }
 
     /// One sequence's step. True: it is over.
-    fn advance(&mut self, index: usize, rows: RowsView<'_>, now: Instant) -> bool {
+    fn advance(&mut self, index: usize, step: &StepPlan, rows: RowsView<'_>, now: Instant) -> bool {
         let sequence = &mut self.running[index];
+        self.sharing.keep(&mut self.backend, sequence, step, self.slots.free_bytes());
         sequence.last_tick = self.tick;
         let Some(part) = sequence.apply(rows, &self.model.eos_ids) else { return false };
         if sequence.progress.blocks == 1 {
@@ -366,28 +385,4 @@ fn tick_stats(plan: &[(usize, StepPlan)]) -> TickStats {
         refinements: plan.len() - refreshes,
         seconds: 0.0,
     }
-}
-
-/// The result of backend work for so many sequences. `None`: it failed, and was logged. A panic leaves at worst the slots
-/// of these sequences in disorder, and those are given back.
-fn caught<T>(sequences: usize, work: impl FnOnce() -> Result<T, BackendError>) -> Option<T> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(result)) => Some(result),
-        Ok(Err(error)) => {
-            tracing::error!(%error, sequences, "a tick failed");
-            None
-        }
-        Err(panic) => {
-            tracing::error!(reason = reason(panic), sequences, "a tick panicked");
-            None
-        }
-    }
-}
-
-/// What a panic said.
-fn reason(panic: Box<dyn Any + Send>) -> String {
-    panic.downcast::<String>().map_or_else(
-        |other| other.downcast::<&str>().map_or_else(|_| String::new(), |s| (*s).to_owned()),
-        |s| *s,
-    )
 }

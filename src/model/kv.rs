@@ -1,4 +1,5 @@
-//! K/V memory: one slot per running sequence, `[layers, 2, kv_heads, canvas, head_width]`.
+//! K/V memory: one slot per running sequence, `[layers, 2, kv_heads, canvas, head_width]`, and copies of finished stretches
+//! of slots that are kept for other sequences.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -6,9 +7,9 @@ use std::ops::Range;
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::ModelConfig;
-use crate::engine::batch::SlotId;
+use crate::engine::batch::{PrefixId, SlotId};
 
-/// Keys and values of one layer of one slot, each `[kv_heads, canvas, head_width]`; keys are already rotated.
+/// Keys and values of one layer of one slot or one kept stretch, each `[kv_heads, canvas, head_width]`; keys are already rotated.
 #[derive(Debug)]
 struct LayerKv {
     keys: Tensor,
@@ -56,10 +57,35 @@ fn reserve(shape: (usize, usize, usize), device: &Device) -> Result<Tensor> {
     Tensor::from_vec(memory, shape, device)
 }
 
-/// All slots in use.
+/// What a slot held of some positions.
+#[derive(Debug)]
+struct Kept {
+    start: usize,
+    layers: Vec<LayerKv>,
+    /// Shifted logits only: the final hidden row `[1, width]` of the last position.
+    left: Option<Tensor>,
+}
+
+impl Kept {
+    fn of(slot: &Slot, stretch: &Range<usize>) -> Result<Self> {
+        let copy = |memory: &Tensor| {
+            let part = memory.narrow(1, stretch.start, stretch.len())?;
+            let own = reserve(part.dims3()?, part.device())?;
+            own.slice_set(&part.contiguous()?, 1, 0)?;
+            Ok::<_, candle_core::Error>(own)
+        };
+        let layers = slot.layers.iter();
+        let layers =
+            layers.map(|layer| Ok(LayerKv { keys: copy(&layer.keys)?, values: copy(&layer.values)? }));
+        Ok(Self { start: stretch.start, layers: layers.collect::<Result<_>>()?, left: slot.left.clone() })
+    }
+}
+
+/// All slots in use, and all that is kept of slots.
 #[derive(Debug, Default)]
 pub struct Slots {
     open: HashMap<SlotId, Slot>,
+    kept: HashMap<PrefixId, Kept>,
 }
 
 impl Slots {
@@ -87,12 +113,49 @@ impl Slots {
         self.open.remove(&id);
     }
 
+    /// Bytes that a kept stretch of so many positions takes.
+    pub fn kept_bytes(config: &ModelConfig, positions: usize) -> usize {
+        let left = if config.shifted() { config.width * size_of::<f32>() } else { 0 };
+        positions * Self::bytes_per_position(config) + left
+    }
+
+    /// Keep a copy of what a slot holds of a stretch of its canvas, and of the row left of what follows it.
+    ///
+    /// # Errors
+    /// The slot is not open, the stretch is outside its canvas, or there is no memory for it; nothing is kept then.
+    pub fn keep(&mut self, prefix: PrefixId, slot: SlotId, stretch: &Range<usize>) -> Result<()> {
+        let kept = Kept::of(self.get(slot)?, stretch)?;
+        self.kept.insert(prefix, kept);
+        Ok(())
+    }
+
+    /// Write a kept stretch into a slot, at its place.
+    ///
+    /// # Errors
+    /// It is not kept, the slot is not open, or it does not fit.
+    pub fn restore(&mut self, prefix: PrefixId, slot: SlotId) -> Result<()> {
+        let unknown = || candle_core::Error::msg(format!("{prefix:?} is not kept"));
+        let kept = self.kept.get(&prefix).ok_or_else(unknown)?;
+        let slot = self.open.get_mut(&slot).ok_or_else(|| not_open(slot))?;
+        for (memory, copy) in std::iter::zip(&slot.layers, &kept.layers) {
+            memory.keys.slice_set(&copy.keys, 1, kept.start)?;
+            memory.values.slice_set(&copy.values, 1, kept.start)?;
+        }
+        slot.left.clone_from(&kept.left);
+        Ok(())
+    }
+
+    /// Give the memory of a kept stretch back.
+    pub fn forget(&mut self, prefix: PrefixId) {
+        self.kept.remove(&prefix);
+    }
+
     /// A slot in use.
     ///
     /// # Errors
     /// Nobody holds it.
     pub fn get(&self, id: SlotId) -> Result<&Slot> {
-        self.open.get(&id).ok_or_else(|| candle_core::Error::msg(format!("slot {id:?} is not open")))
+        self.open.get(&id).ok_or_else(|| not_open(id))
     }
 
     /// A slot in use, to change.
@@ -100,6 +163,10 @@ impl Slots {
     /// # Errors
     /// Nobody holds it.
     pub fn get_mut(&mut self, id: SlotId) -> Result<&mut Slot> {
-        self.open.get_mut(&id).ok_or_else(|| candle_core::Error::msg(format!("slot {id:?} is not open")))
+        self.open.get_mut(&id).ok_or_else(|| not_open(id))
     }
+}
+
+fn not_open(id: SlotId) -> candle_core::Error {
+    candle_core::Error::msg(format!("slot {id:?} is not open"))
 }

@@ -181,7 +181,7 @@ impl Service {
     /// [`AskError::Request`] names the parameter that is out of range; [`AskError::Submit`] if the engine is full or
     /// stops.
     pub fn answer(&self, ask: Ask) -> Result<Answers, AskError> {
-        let stop = ask.stop.clone();
+        let (stop, min_tokens) = (ask.stop.clone(), ask.sampling.min_tokens.unwrap_or(0));
         let prompts = (ask.echo != PromptEcho::Off).then(|| (ask.prompts.clone(), ask.choices));
         // A rule is about the answer as a text of its own.
         let goes_on = ask.prompts.go_on() && ask.guide.is_none();
@@ -192,7 +192,7 @@ impl Service {
         let before: Vec<Option<u32>> = requests.iter().map(last).collect();
         let deadline = self.parts.timeout.map(|timeout| Instant::now() + timeout);
         let sequences = self.parts.engine.submit(requests, deadline)?;
-        let text = |blocks| TextStream::new(blocks, tokenizer.clone(), stop.clone());
+        let text = |blocks| TextStream::new(blocks, tokenizer.clone(), stop.clone()).of_at_least(min_tokens);
         let streams = std::iter::zip(sequences, before).map(|(blocks, last)| text(blocks).behind(last));
         let streams = match echoes {
             None => streams.collect(),

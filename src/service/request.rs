@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::sampling::{SamplingOptions, SamplingParams};
-use crate::decode::{DecodeOptions, DecodeParams, OptionError, ScoringRule};
+use crate::decode::{Attention, DecodeOptions, DecodeParams, OptionError, ScoringRule};
 use crate::guide::{Guide, Room, Track};
 
 /// What a model and the server's settings allow; requests are checked against it.
@@ -15,6 +15,8 @@ pub struct Limits {
     pub mask_id: u32,
     /// The end-of-text tokens.
     pub eos_ids: Vec<u32>,
+    /// Which positions see which: a block-causal model has no use for a suffix.
+    pub attention: Attention,
     /// Largest prompt + answer, in tokens.
     pub max_canvas: usize,
     /// Largest prompt, in tokens.
@@ -147,6 +149,10 @@ impl GenerateRequest {
         }
         check_given("prompt", &prompt, limits)?;
         check_given("suffix", &suffix, limits)?;
+        if !suffix.is_empty() && limits.attention == Attention::BlockCausal {
+            let message = "must be empty: no position of a block-causal model sees what follows its block";
+            return Err(RequestError::invalid("suffix", message));
+        }
         if max_tokens == 0 && echo == PromptEcho::Off {
             return Err(RequestError::invalid("max_tokens", "must be at least 1"));
         }

@@ -6,6 +6,8 @@ pub struct StopFinder {
     stops: Vec<String>,
     /// Text that may be the beginning of a stop string.
     held: String,
+    /// Bytes of text before that.
+    given: usize,
 }
 
 /// What a piece of text turned out to be.
@@ -25,17 +27,21 @@ pub enum Piece {
 impl StopFinder {
     /// `stops` are not empty strings.
     pub fn new(stops: Vec<String>) -> Self {
-        Self { stops, held: String::new() }
+        Self { stops, held: String::new(), given: 0 }
     }
 
     /// The next piece of text. Of several stop strings the one completed first counts, of those completed together the
-    /// longest.
-    pub fn push(&mut self, text: &str) -> Piece {
+    /// longest; none that is completed within the first `passed` bytes of the whole text.
+    pub fn push(&mut self, text: &str, passed: usize) -> Piece {
         self.held.push_str(text);
-        let found = self
-            .stops
-            .iter()
-            .filter_map(|stop| self.held.find(stop.as_str()).map(|at| (at + stop.len(), at)));
+        let passed = passed.saturating_sub(self.given);
+        let found = self.stops.iter().filter_map(|stop| {
+            // From where on it ends behind them.
+            let from = if passed == 0 { 0 } else { (passed + 1).saturating_sub(stop.len()) };
+            let from = (from..=self.held.len()).find(|at| self.held.is_char_boundary(*at))?;
+            let at = from + self.held[from..].find(stop.as_str())?;
+            Some((at + stop.len(), at))
+        });
         if let Some((end, start)) = found.min() {
             let mut text = std::mem::take(&mut self.held);
             text.truncate(start);
@@ -43,6 +49,7 @@ impl StopFinder {
         }
         let forming = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
         let kept = self.held.split_off(self.held.len() - forming);
+        self.given += self.held.len();
         Piece::Text(std::mem::replace(&mut self.held, kept))
     }
 
@@ -68,7 +75,7 @@ mod tests {
         let mut finder = StopFinder::new(stops.to_vec());
         let mut text = String::new();
         for piece in pieces {
-            match finder.push(piece) {
+            match finder.push(piece, 0) {
                 Piece::Text(more) => text += &more,
                 Piece::Stop { text: more, .. } => return (text + &more, true),
             }
@@ -79,11 +86,31 @@ mod tests {
     #[test]
     fn a_stop_string_across_pieces_is_held_back_and_found() {
         let mut finder = StopFinder::new(vec!["\n\nEnd".to_owned()]);
-        assert_eq!(finder.push("one\n"), Piece::Text("one".to_owned()));
-        assert_eq!(finder.push("\nE"), Piece::Text(String::new()));
-        assert_eq!(finder.push("x"), Piece::Text("\n\nEx".to_owned()));
-        assert_eq!(finder.push("\n\nEn"), Piece::Text(String::new()));
-        assert_eq!(finder.push("d."), Piece::Stop { text: String::new(), stop_bytes: 5 });
+        assert_eq!(finder.push("one\n", 0), Piece::Text("one".to_owned()));
+        assert_eq!(finder.push("\nE", 0), Piece::Text(String::new()));
+        assert_eq!(finder.push("x", 0), Piece::Text("\n\nEx".to_owned()));
+        assert_eq!(finder.push("\n\nEn", 0), Piece::Text(String::new()));
+        assert_eq!(finder.push("d.", 0), Piece::Stop { text: String::new(), stop_bytes: 5 });
+    }
+
+    #[test]
+    fn a_stop_string_counts_if_it_ends_behind_the_bytes_that_are_passed() {
+        let found = |pieces: &[&str], passed| {
+            let mut finder = StopFinder::new(vec!["aéa".to_owned()]);
+            let mut before = String::new();
+            for piece in pieces {
+                match finder.push(piece, passed) {
+                    Piece::Text(text) => before += &text,
+                    Piece::Stop { text, .. } => return Some((before + &text).len()),
+                }
+            }
+            None
+        };
+        // It stands at 1 and, sharing a letter, at 4.
+        for pieces in [&["xaéaéay"][..], &["xaé", "a", "éay"], &["xaéaé", "ay"]] {
+            let all = [0, 4, 5, 7, 8, 99].map(|passed| found(pieces, passed));
+            assert_eq!(all, [Some(1), Some(1), Some(4), Some(4), None, None], "{pieces:?}");
+        }
     }
 
     #[test]

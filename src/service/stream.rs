@@ -50,6 +50,8 @@ pub struct TextStream {
     tokenizer: Arc<Tokenizer>,
     detokenizer: Detokenizer,
     stops: StopFinder,
+    /// Tokens before which no stop string counts.
+    min_tokens: usize,
     scores: ScoreTrack,
     /// Bytes of text found certain, without the stop string.
     bytes: usize,
@@ -77,6 +79,7 @@ impl TextStream {
             tokenizer,
             detokenizer,
             stops,
+            min_tokens: 0,
             scores,
             bytes: 0,
             echo: None,
@@ -92,6 +95,12 @@ impl TextStream {
             self.scores.go_on();
         }
         self
+    }
+
+    /// No stop string ends the answer within its first `min_tokens` tokens.
+    #[must_use]
+    pub fn of_at_least(self, min_tokens: usize) -> Self {
+        Self { min_tokens, ..self }
     }
 
     /// With the prompt before the answer.
@@ -155,7 +164,7 @@ impl TextStream {
     fn block(&mut self, ids: &[u32], scores: Vec<TokenScore>, progress: Progress) -> TextEvent {
         self.scores.push(scores, ids.len());
         let certain = self.detokenizer.push(ids);
-        match self.stops.push(&certain) {
+        match self.stops.push(&certain, self.detokenizer.bytes_of(self.min_tokens)) {
             Piece::Text(text) => {
                 self.bytes += text.len();
                 TextEvent::Block { text, tokens: self.scores.within(self.bytes), counted: progress.tokens }
@@ -172,7 +181,7 @@ impl TextStream {
 
     fn finish(&mut self, reason: FinishReason, progress: Progress) -> TextEvent {
         let certain = self.detokenizer.finish();
-        match self.stops.push(&certain) {
+        match self.stops.push(&certain, self.detokenizer.bytes_of(self.min_tokens)) {
             Piece::Text(mut text) => {
                 self.blocks = None;
                 text.push_str(&self.stops.finish());
@@ -267,6 +276,27 @@ mod tests {
         let expected = [TextEvent::Admitted, text_of("ab", 3), text_of("", 5), last];
         assert_eq!(events, expected);
         assert!(sender.is_closed() && sender.reader_is_content());
+    }
+
+    #[tokio::test]
+    async fn no_stop_string_is_completed_by_the_first_tokens() {
+        let expected = [(1, ""), (2, "abx"), (6, "abxabx"), (7, "abxabx"), (8, "abxab"), (9, "abxabxabx")];
+        for (min_tokens, expected) in expected {
+            let (writer, reader) = events(16);
+            let last = BlockEvent::Finished { reason: FinishReason::Length, progress: progress(3, 9) };
+            for event in [block("abx", 1, 3), block("abxab", 2, 8), block("x", 3, 9), last] {
+                writer.try_send(event).expect("the reader lives");
+            }
+            let stops = vec!["ab".to_owned(), "xabx".to_owned()];
+            let mut stream = TextStream::new(reader, letters(), stops).of_at_least(min_tokens);
+            let mut said = String::new();
+            while let Some(event) = stream.next().await {
+                if let TextEvent::Block { text, .. } | TextEvent::Finished { text, .. } = event {
+                    said += &text;
+                }
+            }
+            assert_eq!(said, expected, "{min_tokens}");
+        }
     }
 
     #[tokio::test]

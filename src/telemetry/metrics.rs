@@ -118,6 +118,16 @@ metrics! {
     kv_bytes_used: IntGauge = "evotoken_kv_bytes_used" gauge;
     /// K/V memory there is, in bytes.
     kv_bytes_limit: IntGauge = "evotoken_kv_bytes_limit" gauge;
+    /// Finished prefixes kept for other sequences (block-causal models), in bytes.
+    prefix_bytes: IntGauge = "evotoken_prefix_cache_bytes" gauge;
+    /// Prompts and finished blocks that a step needed, kept or not.
+    prefix_queries: IntCounter = "evotoken_prefix_cache_queries_total" counter;
+    /// Prompts and finished blocks that were kept and so not computed again.
+    prefix_hits: IntCounter = "evotoken_prefix_cache_hits_total" counter;
+    /// Tokens of the prompts and finished blocks that were not computed again.
+    prefix_tokens: IntCounter = "evotoken_prefix_cache_reused_tokens_total" counter;
+    /// Prompts and finished blocks that are no longer kept, for want of room.
+    prefix_evictions: IntCounter = "evotoken_prefix_cache_evictions_total" counter;
     /// Engine ticks: forward passes over packed rows.
     ticks: IntCounter = "evotoken_ticks_total" counter;
     /// Sequences that took a step in a tick.
@@ -158,6 +168,10 @@ metrics! {
     vllm_waiting: IntGauge = "vllm:num_requests_waiting" gauge;
     /// Part of the K/V memory in use, 0 to 1 (alias).
     vllm_kv_usage: Gauge = "vllm:kv_cache_usage_perc" float_gauge;
+    /// Tokens of the prompts and finished blocks that a step needed, kept or not (alias).
+    vllm_prefix_queries: IntCounter = "vllm:prefix_cache_queries_total" counter;
+    /// Tokens of the prompts and finished blocks that were not computed again (alias).
+    vllm_prefix_hits: IntCounter = "vllm:prefix_cache_hits_total" counter;
     /// Time from submission to the first finished block, in seconds (alias).
     vllm_first_token: Histogram = "vllm:time_to_first_token_seconds" |n, h| histogram(n, h, SECONDS);
     /// Time from submission to the end, in seconds (alias).
@@ -192,6 +206,27 @@ impl Metrics {
         self.kv_bytes_used.set(signed(kv_bytes_used));
         self.kv_bytes_limit.set(signed(kv_bytes_limit));
         self.vllm_kv_usage.set(float(kv_bytes_used) / float(kv_bytes_limit.max(1)));
+    }
+
+    /// A step needed so many tokens of a prompt or a finished block; `kept`: they were there and not computed again.
+    pub fn prefix_queried(&self, tokens: usize, kept: bool) {
+        self.prefix_queries.inc();
+        self.vllm_prefix_queries.inc_by(tokens as u64);
+        if kept {
+            self.prefix_hits.inc();
+            self.prefix_tokens.inc_by(tokens as u64);
+            self.vllm_prefix_hits.inc_by(tokens as u64);
+        }
+    }
+
+    /// So many prompts and finished blocks are no longer kept.
+    pub fn prefixes_evicted(&self, count: usize) {
+        self.prefix_evictions.inc_by(count as u64);
+    }
+
+    /// What is kept for other sequences, in bytes.
+    pub fn prefix_bytes(&self, bytes: usize) {
+        self.prefix_bytes.set(signed(bytes));
     }
 
     /// One tick is over.

@@ -48,6 +48,12 @@ impl Detokenizer {
         self.give(&text)
     }
 
+    /// Bytes of the text of the first `tokens` tokens, or of as many as there are, without an unfinished character.
+    pub fn bytes_of(&self, tokens: usize) -> usize {
+        let text = self.tokenizer.decode(&self.ids[..(self.before + tokens).min(self.ids.len())]);
+        text.trim_end_matches(char::REPLACEMENT_CHARACTER).len().saturating_sub(self.skipped)
+    }
+
     /// The smallest number of tokens whose text has at least `bytes` bytes; all of them if none has.
     pub fn tokens_for(&self, bytes: usize) -> usize {
         let (mut low, mut high) = (self.before, self.ids.len());

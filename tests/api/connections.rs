@@ -125,6 +125,17 @@ async fn an_answer_may_take_longer_than_headers_and_writes() {
 }
 
 #[tokio::test]
+async fn a_stream_whose_block_takes_long_is_kept_alive_by_comments() {
+    let (gate, _keeper) = fake::gate();
+    let server = Plan::with(|plan| plan.gate = Some(gate)).start();
+    let address = listen(&server, PATIENT).await;
+    let request = post(&json!({"prompt": "abc", "stream": true}));
+    // No block is ever done: what comes is no event.
+    let (_stream, reply) = ask(&address, &request, "\n:").await;
+    assert!(reply.contains("text/event-stream") && !reply.contains("data:"), "{reply}");
+}
+
+#[tokio::test]
 async fn open_connections_are_counted() {
     let server = server();
     let address = listen(&server, PATIENT).await;

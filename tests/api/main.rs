@@ -118,6 +118,7 @@ impl Plan {
             vocab: fake::VOCAB,
             mask_id: fake::MASK,
             eos_ids: vec![fake::EOS],
+            attention: Attention::Full,
             max_canvas: 128,
             max_prompt_tokens: settings.limits.max_prompt_tokens,
             max_new_tokens: settings.limits.max_new_tokens,

@@ -99,6 +99,7 @@ async fn browsers_may_call_only_if_configured() {
         Request::options("/v1/completions")
             .header("origin", "http://localhost:3000")
             .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "authorization,x-stainless-os")
             .body(Body::empty())
             .expect("a valid request")
     };
@@ -109,6 +110,11 @@ async fn browsers_may_call_only_if_configured() {
     let reply = open.send(preflight()).await;
     assert_eq!(reply.status, StatusCode::OK);
     assert_eq!(reply.headers["access-control-allow-origin"], "http://localhost:3000");
+    // The headers of OpenAI's library in a browser.
+    assert_eq!(reply.headers["access-control-allow-headers"], "authorization,x-stainless-os");
+    let request = Request::get("/health").header("origin", "http://localhost:3000");
+    let answered = open.send(request.body(Body::empty()).expect("a valid request")).await;
+    assert_eq!(answered.headers["access-control-expose-headers"], "x-request-id,retry-after");
 }
 
 #[tokio::test]

@@ -19,6 +19,26 @@ async fn end_of_text_waits_for_min_tokens() {
 }
 
 #[tokio::test]
+async fn no_stop_string_ends_an_answer_before_min_tokens() {
+    let server = server();
+    for (min_tokens, text, reason) in [
+        (0, "a", "stop"),
+        (1, "a", "stop"),
+        (2, "aba", "stop"),
+        (4, "ababa", "stop"),
+        (6, "ababab", "length"),
+    ] {
+        let ask = json!({"prompt": "ababab", "max_tokens": 6, "min_tokens": min_tokens, "stop": ["b", "zz"]});
+        let choice = &server.completed(ask).await["choices"][0];
+        assert_eq!(
+            (&choice["text"], &choice["finish_reason"]),
+            (&json!(text), &json!(reason)),
+            "{min_tokens}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_ignores_end_of_text_fills_its_room() {
     let server = server();
     let ask = json!({"prompt": "abc", "max_tokens": 10, "ignore_eos": true});

@@ -67,7 +67,8 @@ fn write_adapter(folder: &Path, rank: usize) {
 
 pub fn engine(backend: CandleBackend, slots: usize, rows_per_tick: usize) -> EngineHandle {
     let model = ModelInfo { mask_id: MASK, eos_ids: vec![EOS], attention: Attention::Full };
-    let limits = EngineLimits { queue: 64, slots, kv_bytes: 1 << 28, rows_per_tick, event_buffer: 256 };
+    let limits =
+        EngineLimits { slots, kv_bytes: 1 << 28, rows_per_tick, event_buffer: 256, ..super::engine_limits() };
     start(backend, model, limits, Arc::new(Metrics::new())).unwrap()
 }
 
@@ -160,6 +161,7 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
                 vocab: VOCAB,
                 mask_id: MASK,
                 eos_ids: vec![EOS],
+                attention: Attention::Full,
                 max_canvas: 512,
                 max_prompt_tokens: 512,
                 max_new_tokens: 512,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use evotoken::decode::{Boundary, CacheMode, DecodeOptions, Method};
+use evotoken::decode::{Attention, Boundary, CacheMode, DecodeOptions, Method};
 use evotoken::engine::FinishReason;
 use evotoken::guide::{GuideLimits, Rule, Spelling, Vocabulary};
 use evotoken::service::SamplingOptions;
@@ -50,6 +50,7 @@ fn request(draft: Draft) -> Result<GenerateRequest, RequestError> {
         max_new_tokens: 512,
         max_stop_strings: 0,
         max_scored_tokens: 512,
+        attention: Attention::Full,
     };
     GenerateRequest::new(draft, &limits)
 }

@@ -5,6 +5,7 @@ use evotoken::backend::device::DeviceChoice;
 use evotoken::decode::{Attention, Boundary, CacheMode, DecodeOptions, Method, State};
 use evotoken::engine::batch::{Backend, SlotId, StepBatch, StepOutput};
 use evotoken::model::ModelSource;
+use evotoken::service::request::{Draft, GenerateRequest, Limits, RequestError};
 
 use super::batching::{MASK, VOCAB, fixture};
 
@@ -76,4 +77,17 @@ fn what_follows_changes_what_is_filled_in() {
     let found = first(&[42, 9, 61, 120]);
     assert_eq!(found, first(&[42, 9, 61, 120]));
     assert_ne!(found, first(&[42, 9, 61, 121]));
+}
+
+#[test]
+fn a_block_causal_model_fills_no_gap() {
+    let limits = Limits { attention: Attention::BlockCausal, ..super::request_limits() };
+    let filled = |suffix: &[u32]| {
+        GenerateRequest::new(
+            Draft { prompt: vec![5], max_tokens: 4, suffix: suffix.to_vec(), ..super::empty() },
+            &limits,
+        )
+    };
+    assert!(matches!(filled(&[6]), Err(RequestError::Invalid { param, .. }) if param == "suffix"));
+    assert!(filled(&[]).is_ok());
 }

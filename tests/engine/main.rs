@@ -3,13 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 mod batching;
+mod content;
 mod fake;
 mod guided;
 mod infilling;
 mod long;
+mod prefix;
 mod progress;
 mod schedules;
 mod scoring;
+mod shared;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver as Seen, Sender, channel};
@@ -27,7 +30,14 @@ use evotoken::telemetry::metrics::Metrics;
 use fake::FakeBackend;
 
 fn engine_limits() -> EngineLimits {
-    EngineLimits { queue: 64, slots: 16, kv_bytes: 1 << 24, rows_per_tick: 1 << 16, event_buffer: 64 }
+    EngineLimits {
+        queue: 64,
+        slots: 16,
+        kv_bytes: 1 << 24,
+        prefix_cache_bytes: 0,
+        rows_per_tick: 1 << 16,
+        event_buffer: 64,
+    }
 }
 
 fn model() -> ModelInfo {
@@ -73,18 +83,22 @@ fn empty() -> Draft {
     }
 }
 
-fn draft(draft: Draft) -> GenerateRequest {
-    let limits = Limits {
+fn request_limits() -> Limits {
+    Limits {
         vocab: fake::VOCAB,
         mask_id: fake::MASK,
         eos_ids: vec![fake::EOS],
+        attention: Attention::Full,
         max_canvas: 1000,
         max_prompt_tokens: 1000,
         max_new_tokens: 1000,
         max_stop_strings: 4,
         max_scored_tokens: 100,
-    };
-    GenerateRequest::new(draft, &limits).unwrap()
+    }
+}
+
+fn draft(draft: Draft) -> GenerateRequest {
+    GenerateRequest::new(draft, &request_limits()).unwrap()
 }
 
 /// Everything a sequence says. Panics unless it ends with exactly one last word.

@@ -121,6 +121,7 @@ fn real(method: Method, seed: u64, progress: bool) -> GenerateRequest {
         max_new_tokens: 100,
         max_stop_strings: 0,
         max_scored_tokens: 0,
+        attention: Attention::Full,
     };
     let decode = DecodeOptions {
         method: Some(method),

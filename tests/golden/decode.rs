@@ -11,24 +11,24 @@ use evotoken::decode::{
 use evotoken::engine::batch::{Backend, RowsView, SlotId, StepBatch};
 
 #[derive(Deserialize)]
-struct Cases {
-    mask_id: u32,
-    cases: Vec<Case>,
+pub struct Cases {
+    pub mask_id: u32,
+    pub cases: Vec<Case>,
 }
 
 #[derive(Deserialize)]
-struct Case {
-    name: String,
-    prompt: Vec<u32>,
-    config: Config,
-    ids: Vec<u32>,
-    nfe: usize,
+pub struct Case {
+    pub name: String,
+    pub prompt: Vec<u32>,
+    pub config: Config,
+    pub ids: Vec<u32>,
+    pub nfe: usize,
     trace: Vec<Record>,
 }
 
 #[derive(Deserialize)]
-struct Config {
-    gen_length: usize,
+pub struct Config {
+    pub gen_length: usize,
     block_length: usize,
     steps: Option<usize>,
     threshold: Option<f64>,
@@ -61,8 +61,8 @@ struct Record {
 }
 
 impl Config {
-    fn params(&self, vocab: usize) -> DecodeParams {
-        let options = DecodeOptions {
+    pub fn options(&self) -> DecodeOptions {
+        DecodeOptions {
             method: Some(self.method),
             steps: self.steps,
             threshold: self.threshold,
@@ -72,11 +72,14 @@ impl Config {
             alpha: Some(self.alpha),
             cache: Some(self.cache),
             boundary: Some(self.boundary),
-        };
-        options.resolve(self.gen_length, vocab).expect("a golden case is valid")
+        }
     }
 
-    fn attention(&self) -> Attention {
+    fn params(&self, vocab: usize) -> DecodeParams {
+        self.options().resolve(self.gen_length, vocab).expect("a golden case is valid")
+    }
+
+    pub fn attention(&self) -> Attention {
         match self.attention.as_str() {
             "full" => Attention::Full,
             "block_causal" => Attention::BlockCausal,

@@ -8,6 +8,7 @@
 
 mod decode;
 mod logits;
+mod prefix;
 
 use std::path::{Path, PathBuf};
 

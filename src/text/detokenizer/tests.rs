@@ -41,6 +41,7 @@ fn the_token_that_completes_a_text_is_counted() {
     let mut detokenizer = Detokenizer::new(tokenizer);
     detokenizer.push(&ids);
     assert_eq!([0, 1, 3, 9].map(|bytes| detokenizer.tokens_for(bytes)), [0, 1, 3, 4]);
+    assert_eq!([0, 1, 3, 9].map(|tokens| detokenizer.bytes_of(tokens)), [0, 1, 3, 4]);
 }
 
 #[test]

@@ -85,6 +85,7 @@ impl Served {
             vocab: config.vocab,
             mask_id: config.mask_id,
             eos_ids: eos_ids.clone(),
+            attention: Attention::Full,
             max_canvas: config.max_positions,
             max_prompt_tokens: config.max_positions,
             max_new_tokens: config.max_positions,
@@ -95,6 +96,7 @@ impl Served {
             queue: usize::MAX,
             slots: in_flight,
             kv_bytes: KV_BYTES,
+            prefix_cache_bytes: 0,
             rows_per_tick: ROWS_PER_TICK,
             // Answers are read one after the other: the last must have room for all its blocks until then.
             event_buffer: config.max_positions + 3,

@@ -1,0 +1,102 @@
+//! Golden cases of block-causal models through the engine, each several times: what is shared changes nothing.
+
+use std::sync::Arc;
+
+use evotoken::decode::Attention;
+use evotoken::engine::{BlockEvent, EngineHandle, EngineLimits, ModelInfo, start};
+use evotoken::service::SamplingOptions;
+use evotoken::service::request::{Draft, GenerateRequest, Limits, PromptEcho};
+use evotoken::telemetry::metrics::Metrics;
+
+use super::decode::{Case, Cases};
+
+fn request(case: &Case, vocab: usize, mask_id: u32) -> GenerateRequest {
+    let limits = Limits {
+        vocab,
+        mask_id,
+        eos_ids: vec![],
+        attention: Attention::BlockCausal,
+        max_canvas: 512,
+        max_prompt_tokens: 512,
+        max_new_tokens: 512,
+        max_stop_strings: 0,
+        max_scored_tokens: 0,
+    };
+    let draft = Draft {
+        prompt: case.prompt.clone(),
+        max_tokens: case.config.gen_length,
+        suffix: vec![],
+        echo: PromptEcho::Off,
+        decode: case.config.options(),
+        temperature: 0.0,
+        sampling: SamplingOptions { logprobs: Some(3), ..SamplingOptions::default() },
+        seed: 0,
+        choice: 0,
+        stop: vec![],
+        guide: None,
+    };
+    GenerateRequest::new(draft, &limits).unwrap()
+}
+
+fn events(engine: &EngineHandle, requests: Vec<GenerateRequest>) -> Vec<Vec<BlockEvent>> {
+    let all = engine.submit(requests, None).unwrap();
+    all.into_iter().map(|mut reader| std::iter::from_fn(|| reader.blocking_recv()).collect()).collect()
+}
+
+/// The answer's tokens, and its forward passes.
+fn answer(events: &[BlockEvent]) -> (Vec<u32>, usize) {
+    let ids =
+        events.iter().filter_map(|e| if let BlockEvent::Block { ids, .. } = e { Some(ids) } else { None });
+    match events.last() {
+        Some(BlockEvent::Finished { progress, .. }) => (ids.flatten().copied().collect(), progress.nfe),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn block_causal_cases_pass_with_shared_prefixes_and_without_bit_for_bit() {
+    for folder in super::folders() {
+        let cases: Cases = super::read_json(&folder.join("cases.json"));
+        let engine = |prefix_cache_bytes| {
+            let backend = super::load(&folder)?;
+            let vocab = backend.config().vocab;
+            let model =
+                ModelInfo { mask_id: cases.mask_id, eos_ids: vec![], attention: Attention::BlockCausal };
+            let limits = EngineLimits {
+                queue: 4096,
+                slots: 5,
+                kv_bytes: 1 << 28,
+                prefix_cache_bytes,
+                rows_per_tick: 64,
+                event_buffer: 512,
+            };
+            let metrics = Arc::new(Metrics::new());
+            Some((start(backend, model, limits, Arc::clone(&metrics)).unwrap(), vocab, metrics))
+        };
+        let (Some((plain, vocab, _)), Some((sharing, _, metrics))) = (engine(0), engine(1 << 24)) else {
+            continue;
+        };
+        let of_interest = cases.cases.iter().filter(|case| case.config.attention() == Attention::BlockCausal);
+        let of_interest: Vec<&Case> = of_interest.collect();
+        assert!(!of_interest.is_empty(), "{}", super::name(&folder));
+        let requests = || of_interest.iter().map(|case| request(case, vocab, cases.mask_id));
+        let alone: Vec<_> = requests().flat_map(|request| events(&plain, vec![request])).collect();
+        let twice = events(&sharing, requests().chain(requests()).collect());
+        let again = events(&sharing, requests().collect());
+        for (number, case) in of_interest.iter().enumerate() {
+            assert_eq!(answer(&alone[number]), (case.ids.clone(), case.nfe), "{}", case.name);
+            for shared in [&twice[number], &twice[of_interest.len() + number], &again[number]] {
+                assert_eq!(*shared, alone[number], "{}", case.name);
+            }
+        }
+        let text = metrics.render();
+        let hits = text.lines().find_map(|line| line.strip_prefix("evotoken_prefix_cache_hits_total "));
+        let hits: usize = hits.unwrap().parse().unwrap();
+        println!(
+            "{:16} {} cases three times, {hits} shared stretches",
+            super::name(&folder),
+            of_interest.len()
+        );
+        assert!(hits >= 2 * of_interest.len());
+    }
+}
