@@ -51,7 +51,7 @@ pub struct GenerationOptions {
     pub seed: Option<i64>,
     /// Up to 4 strings (the server's setting) that end an answer; they are not part of it.
     pub stop: Option<Stop>,
-    /// End-of-text cannot end an answer before it has so many tokens; a stop string can.
+    /// Neither end-of-text nor a stop string ends an answer before it has so many tokens.
     #[schema(minimum = 0, default = 0)]
     pub min_tokens: Option<i64>,
     /// End-of-text is never written: an answer has all the tokens it has room for, unless a stop string ends it.
