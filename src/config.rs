@@ -16,6 +16,7 @@ pub use sections::{
 
 use crate::backend::device::DeviceChoice;
 use crate::decode::DecodeOptions;
+use crate::model::product::Holding;
 
 /// What the environment's keys begin with: `EVOTOKEN__SECTION__KEY`.
 const PREFIX: &str = "EVOTOKEN";
@@ -45,6 +46,9 @@ pub struct Flags {
     /// Where the model runs
     #[arg(long)]
     pub device: Option<DeviceChoice>,
+    /// In which format weight matrices are held in memory
+    #[arg(long, visible_alias = "quantize", value_name = "FORMAT")]
+    pub weights: Option<Holding>,
     /// Print the settings in force and exit
     #[arg(long)]
     pub check_config: bool,
@@ -168,6 +172,7 @@ impl Settings {
         self.server.host = flags.host.unwrap_or(self.server.host);
         self.server.port = flags.port.unwrap_or(self.server.port);
         self.model.device = flags.device.unwrap_or(self.model.device);
+        self.model.weights = flags.weights.unwrap_or(self.model.weights);
         // Each key by itself: a flag for one of them takes nothing away from the others.
         if let Some(model) = &flags.model {
             self.model.path = Some(model.clone());

@@ -91,8 +91,7 @@ fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHa
     let model = &settings.model;
     let (source, adapter) = bundled::sources(model.path.as_deref(), model.adapter.as_deref());
     let (place, adapter) = (source.place(), adapter.as_ref());
-    let backend =
-        CandleBackend::load(&source, adapter, settings.model.device).with_context(|| place.clone())?;
+    let backend = CandleBackend::load(&source, adapter, model.placement()).with_context(|| place.clone())?;
     let tokenizer = Arc::new(Tokenizer::load(&source).with_context(|| place.clone())?);
     let template = ChatTemplate::find(&source).with_context(|| place.clone())?;
     let texts = TokenizerConfig::load(&source).with_context(|| place.clone())?;

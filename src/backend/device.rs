@@ -1,9 +1,10 @@
-//! Which device a model runs on.
+//! Which device a model runs on, and how its weights lie there.
 
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::model::ModelError;
+use crate::model::product::Holding;
 
 /// A device as the user names it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -25,5 +26,21 @@ impl DeviceChoice {
         match self {
             Self::Auto | Self::Cpu => Ok(Device::Cpu),
         }
+    }
+}
+
+/// Where a model's weights are, and in which format.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// The device.
+    pub device: DeviceChoice,
+    /// The format of its matrices.
+    pub holding: Holding,
+}
+
+impl From<DeviceChoice> for Placement {
+    /// On this device.
+    fn from(device: DeviceChoice) -> Self {
+        Self { device, holding: Holding::Auto }
     }
 }

@@ -15,7 +15,7 @@ use crate::model::loader::Weights;
 use crate::model::lora::Adapter;
 use crate::model::{ModelConfig, ModelError, ModelSource, Transformer};
 use candidates::RowSampling;
-use device::DeviceChoice;
+use device::{DeviceChoice, Placement};
 
 /// Most bytes of logits at once: the head runs over chunks of rows, so `[rows, vocabulary]` never exists as a whole.
 const LOGITS_BYTES: usize = 32 << 20;
@@ -37,12 +37,13 @@ impl CandleBackend {
     pub fn load(
         source: &ModelSource,
         adapter: Option<&ModelSource>,
-        device: DeviceChoice,
+        placement: impl Into<Placement>,
     ) -> std::result::Result<Self, ModelError> {
+        let Placement { device, holding } = placement.into();
         let device = device.open()?;
         let config = ModelConfig::from_json(&source.require("config.json")?)?;
         let adapter = adapter.map(|adapter| Adapter::load(adapter, &device)).transpose()?;
-        let weights = Weights::open(source, adapter, &device)?;
+        let weights = Weights::open(source, adapter, holding, &device)?;
         Ok(Self {
             model: Transformer::load(config, weights, &device)?,
             slots: Slots::default(),
@@ -56,11 +57,11 @@ impl CandleBackend {
     /// Names the tensor that is missing or misshapen.
     pub fn from_tensors(
         config: ModelConfig,
-        tensors: BTreeMap<String, Tensor>,
+        tensors: &BTreeMap<String, Tensor>,
         device: DeviceChoice,
     ) -> std::result::Result<Self, ModelError> {
         let device = device.open()?;
-        let weights = Weights::from_tensors(tensors, &device);
+        let weights = Weights::from_tensors(tensors, &device)?;
         Ok(Self {
             model: Transformer::load(config, weights, &device)?,
             slots: Slots::default(),

@@ -7,10 +7,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::api::serve::ConnectionLimits;
-use crate::backend::device::DeviceChoice;
+use crate::backend::device::{DeviceChoice, Placement};
 use crate::decode::Attention;
 use crate::engine::EngineLimits;
 use crate::guide::GuideLimits;
+use crate::model::product::Holding;
 use crate::service::Guides;
 
 /// `[server]`.
@@ -134,6 +135,15 @@ pub struct ModelSettings {
     pub attention: Attention,
     /// Where it runs.
     pub device: DeviceChoice,
+    /// In which format its weight matrices are held.
+    pub weights: Holding,
+}
+
+impl ModelSettings {
+    /// Where the weights are, and in which format.
+    pub fn placement(&self) -> Placement {
+        Placement { device: self.device, holding: self.weights }
+    }
 }
 
 /// `[engine]`.

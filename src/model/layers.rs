@@ -1,9 +1,11 @@
 //! The pieces of a layer over packed rows `[rows, width]`.
 
-use candle_core::{D, DType, Device, Result, Tensor};
+use candle_core::{D, Device, Result, Tensor};
 
+use super::loader::Weights;
 use super::product::Packed;
-use super::{ModelConfig, ModelError, loader::Weights, loader::tensor_error};
+use super::stored::Stored;
+use super::{ModelConfig, ModelError};
 
 /// y = x W^T + b.
 #[derive(Debug)]
@@ -21,21 +23,22 @@ impl Linear {
     pub fn load(
         weights: &mut Weights,
         module: &str,
-        (out, width): (usize, usize),
+        shape: [usize; 2],
         bias: bool,
     ) -> std::result::Result<Self, ModelError> {
-        let name = format!("{module}.weight");
-        let weight = weights.get(&name, &[out, width])?;
-        let bias = if bias { Some(weights.get(&format!("{module}.bias"), &[out])?) } else { None };
-        Self::new(&weight, bias).map_err(|e| tensor_error(&name, e))
+        let weight = weights.matrix(module, shape)?;
+        let bias = if bias { Some(weights.get(&format!("{module}.bias"), &shape[..1])?) } else { None };
+        Ok(Self { weight, bias })
     }
 
-    /// From a weight `[out, in]`.
-    ///
-    /// # Errors
-    /// The device fails.
-    pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
-        Ok(Self { weight: Packed::new(weight)?, bias })
+    /// Without a bias.
+    pub fn of(weight: Packed) -> Self {
+        Self { weight, bias: None }
+    }
+
+    /// Bytes of memory of the weight.
+    pub fn bytes(&self) -> usize {
+        self.weight.bytes()
     }
 
     /// x `[rows, in]` → `[rows, out]`. A row's result does not depend on the other rows.
@@ -150,21 +153,49 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     mixed.reshape((heads, rows, width))?.transpose(0, 1)?.reshape((rows, heads * width))
 }
 
-/// Weighted sums of embeddings: table `[V, D]`, ids and weights `[rows][slots]` row-major → `[rows, D]`.
-///
-/// # Errors
-/// An id is outside the table.
-pub fn mix(table: &Tensor, ids: &[u32], weights: &[f32], slots: usize) -> Result<Tensor> {
-    let rows = ids.len() / slots;
-    let column = |slot: usize| -> Result<Tensor> {
-        let ids: Vec<u32> = ids.iter().skip(slot).step_by(slots).copied().collect();
-        let weights: Vec<f32> = weights.iter().skip(slot).step_by(slots).copied().collect();
-        let rows_of =
-            table.index_select(&Tensor::from_vec(ids, rows, table.device())?, 0)?.to_dtype(DType::F32)?;
-        rows_of.broadcast_mul(&Tensor::from_vec(weights, (rows, 1), table.device())?)
-    };
-    // One slot after the other, so that a row's sum does not depend on how many slots its neighbours need.
-    (1..slots).try_fold(column(0)?, |sum, slot| sum + column(slot)?)
+/// The embedding table `[V, D]`, held as it was stored: a pass needs few of its rows.
+#[derive(Debug)]
+pub struct Embedding(Stored);
+
+impl Embedding {
+    /// From a checkpoint's `{module}.weight` `[vocab, width]`.
+    ///
+    /// # Errors
+    /// The tensor is missing or misshapen.
+    pub fn load(weights: &Weights, module: &str, shape: [usize; 2]) -> std::result::Result<Self, ModelError> {
+        Ok(Self(weights.stored(&format!("{module}.weight"), &shape)?.into_memory()))
+    }
+
+    /// The table as it is stored.
+    pub fn stored(&self) -> &Stored {
+        &self.0
+    }
+
+    /// Weighted sums of embeddings: per row its (token id, weight) pairs → `[rows, D]`. Summed pair by pair in f32, so a
+    /// row's sum does not depend on its neighbours.
+    ///
+    /// # Errors
+    /// An id is outside the table.
+    pub fn mix<'a>(&self, rows: impl Iterator<Item = &'a [(u32, f32)]>, device: &Device) -> Result<Tensor> {
+        let width = self.0.width();
+        let (mut sums, mut embedding) = (Vec::new(), vec![0.0; width]);
+        for pairs in rows {
+            let first = sums.len();
+            sums.resize(first + width, 0.0);
+            for (id, weight) in pairs {
+                let row = *id as usize;
+                if row >= self.0.rows() {
+                    return Err(candle_core::Error::msg(format!("token {id} is outside the vocabulary")));
+                }
+                self.0.read_row(row, &mut embedding);
+                for (sum, value) in sums[first..].iter_mut().zip(&embedding) {
+                    *sum += weight * value;
+                }
+            }
+        }
+        let rows = sums.len() / width;
+        Tensor::from_vec(sums, (rows, width), device)
+    }
 }
 
 /// silu(gate) * up.
@@ -184,6 +215,7 @@ pub(super) fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::stored::Format;
     use crate::rng;
 
     fn noise(seed: u64, shape: (usize, usize)) -> Tensor {
@@ -195,7 +227,16 @@ mod tests {
 
     /// Every row of `total` rows of this shape is the same among `counts` rows.
     fn check_rows((out, width): (usize, usize), total: usize, counts: impl IntoIterator<Item = usize>) {
-        let linear = Linear::new(&noise(1, (out, width)), None).unwrap();
+        check_weight(Packed::new(&noise(1, (out, width))).unwrap(), (out, width), total, counts);
+    }
+
+    fn check_weight(
+        weight: Packed,
+        (out, width): (usize, usize),
+        total: usize,
+        counts: impl IntoIterator<Item = usize>,
+    ) {
+        let linear = Linear::of(weight);
         let x = noise(2, (total, width));
         let values = |x: &Tensor| linear.forward(x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let all = values(&x);
@@ -217,6 +258,17 @@ mod tests {
         let narrow = [(64, 1024), (32, 2048)];
         for shape in [tests.as_slice(), &bundled, &small, &narrow].concat() {
             check_rows(shape, 1030, (1..=70).chain([96, 128, 333, 512, 1000]));
+        }
+    }
+
+    #[test]
+    fn so_it_is_in_every_format() {
+        for format in [Format::F16, Format::Bf16, Format::Q8_0, Format::Q4K, Format::Q6K] {
+            for shape in [(64, 64), (525, 128), (128, 352), (64, 1024)] {
+                let stored = Stored::of_tensor(&noise(1, shape)).unwrap();
+                let weight = Packed::pack(&stored, format).unwrap();
+                check_weight(weight, shape, 1030, (1..=70).chain([96, 333, 1000]));
+            }
         }
     }
 

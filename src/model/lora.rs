@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
-use super::loader::{Files, check_shape, tensor_error};
+use super::checkpoint::Checkpoint;
+use super::loader::check_shape;
 use super::{ModelError, ModelSource};
 
 /// An adapter's matrices by module path (`model.transformer.blocks.0.q_proj`).
@@ -39,22 +40,21 @@ impl Adapter {
         let text = source.require(CONFIG)?;
         let config: AdapterJson = serde_json::from_slice(&text).map_err(|e| file_error(e.to_string()))?;
         config.check().map_err(file_error)?;
-        let files = Files::open(source, "adapter_model")?;
+        let files = Checkpoint::open(source, "adapter_model")?;
         let mut modules = BTreeMap::new();
-        let names = files.names();
-        for name in &names {
+        let load = |name: &str| files.get(name)?.to_tensor(device).map_err(|e| ModelError::tensor(name, e));
+        for name in files.names() {
             let module = name.strip_prefix(PREFIX).and_then(|n| n.strip_suffix(".lora_A.weight"));
             let Some(module) = module else {
                 if name.starts_with(PREFIX) && name.ends_with(".lora_B.weight") {
                     continue;
                 }
-                let (name, reason) = (name.clone(), "not a LoRA tensor".to_owned());
-                return Err(ModelError::Tensor { name, reason });
+                return Err(ModelError::tensor(name, "not a LoRA tensor"));
             };
             let other = format!("{PREFIX}{module}.lora_B.weight");
-            modules.insert(module.to_owned(), (files.load(name, device)?, files.load(&other, device)?));
+            modules.insert(module.to_owned(), (load(name)?, load(&other)?));
         }
-        if names.len() != 2 * modules.len() {
+        if files.names().count() != 2 * modules.len() {
             let reason = "a lora_B matrix has no lora_A".to_owned();
             return Err(ModelError::File { file: source.place(), reason });
         }
@@ -70,9 +70,10 @@ impl Adapter {
     pub fn take(&mut self, module: &str, shape: &[usize]) -> Result<Option<Tensor>, ModelError> {
         let Some((a, b)) = self.modules.remove(module) else { return Ok(None) };
         let [out, width] = shape else { return Ok(None) };
-        let a = check_shape(&format!("{PREFIX}{module}.lora_A.weight"), a, &[self.rank, *width])?;
-        let b = check_shape(&format!("{PREFIX}{module}.lora_B.weight"), b, &[*out, self.rank])?;
-        let change = b.matmul(&a).and_then(|ba| ba * self.scaling).map_err(|e| tensor_error(module, e))?;
+        check_shape(&format!("{PREFIX}{module}.lora_A.weight"), a.dims(), &[self.rank, *width])?;
+        check_shape(&format!("{PREFIX}{module}.lora_B.weight"), b.dims(), &[*out, self.rank])?;
+        let change =
+            b.matmul(&a).and_then(|ba| ba * self.scaling).map_err(|e| ModelError::tensor(module, e))?;
         Ok(Some(change))
     }
 

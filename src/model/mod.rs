@@ -1,14 +1,16 @@
 //! Models: configuration, weights, and the network over packed rows.
 
 pub mod bundled;
+pub mod checkpoint;
 pub mod config;
 pub mod kv;
 pub mod layers;
 pub mod loader;
 pub mod lora;
 pub(crate) mod names;
-mod product;
+pub mod product;
 pub mod source;
+pub mod stored;
 pub mod transformer;
 
 pub use config::{Family, ModelConfig};
@@ -48,4 +50,16 @@ pub enum ModelError {
         /// What is wrong, with the shape expected and found.
         reason: String,
     },
+}
+
+impl ModelError {
+    /// Something is wrong with a tensor.
+    pub(crate) fn tensor(name: &str, reason: impl std::fmt::Display) -> Self {
+        Self::Tensor { name: name.to_owned(), reason: reason.to_string() }
+    }
+
+    /// Something is wrong with a file.
+    pub(crate) fn file(file: impl std::fmt::Display, reason: impl std::fmt::Display) -> Self {
+        Self::File { file: file.to_string(), reason: reason.to_string() }
+    }
 }

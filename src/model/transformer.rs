@@ -7,8 +7,8 @@ use std::ops::Range;
 use candle_core::{Device, Result, Tensor};
 
 use super::kv::Slots;
-use super::layers::{Linear, RmsNorm, Rotary, attend, mix, rotate, split_heads, swiglu};
-use super::loader::{Weights, tensor_error};
+use super::layers::{Embedding, Linear, RmsNorm, Rotary, attend, rotate, split_heads, swiglu};
+use super::loader::Weights;
 use super::names::Names;
 use super::{ModelConfig, ModelError};
 use crate::engine::batch::{Segment, StepBatch};
@@ -38,14 +38,14 @@ impl Layer {
         let bias = config.qkv_bias();
         Ok(Self {
             norm1: RmsNorm::load(weights, &at(names.norm1), width, config.norm_eps)?,
-            q: Linear::load(weights, &at(names.q), (width, width), bias)?,
-            k: Linear::load(weights, &at(names.k), (kv, width), bias)?,
-            v: Linear::load(weights, &at(names.v), (kv, width), bias)?,
-            o: Linear::load(weights, &at(names.o), (width, width), false)?,
+            q: Linear::load(weights, &at(names.q), [width, width], bias)?,
+            k: Linear::load(weights, &at(names.k), [kv, width], bias)?,
+            v: Linear::load(weights, &at(names.v), [kv, width], bias)?,
+            o: Linear::load(weights, &at(names.o), [width, width], false)?,
             norm2: RmsNorm::load(weights, &at(names.norm2), width, config.norm_eps)?,
-            gate: Linear::load(weights, &at(names.gate), (mlp, width), false)?,
-            up: Linear::load(weights, &at(names.up), (mlp, width), false)?,
-            down: Linear::load(weights, &at(names.down), (width, mlp), false)?,
+            gate: Linear::load(weights, &at(names.gate), [mlp, width], false)?,
+            up: Linear::load(weights, &at(names.up), [mlp, width], false)?,
+            down: Linear::load(weights, &at(names.down), [width, mlp], false)?,
         })
     }
 }
@@ -54,8 +54,7 @@ impl Layer {
 #[derive(Debug)]
 pub struct Transformer {
     config: ModelConfig,
-    /// `[V, D]`
-    embedding: Tensor,
+    embedding: Embedding,
     layers: Vec<Layer>,
     final_norm: RmsNorm,
     head: Linear,
@@ -75,19 +74,20 @@ impl Transformer {
         device: &Device,
     ) -> std::result::Result<Self, ModelError> {
         let names = Names::of(config.family);
-        let table = format!("{}.weight", names.embedding);
-        let embedding = weights.get(&table, &[config.vocab, config.width])?;
+        let table = [config.vocab, config.width];
+        let embedding = Embedding::load(&weights, names.embedding, table)?;
         let layers = (0..config.layers)
             .map(|number| Layer::load(&mut weights, names, number, &config))
             .collect::<std::result::Result<Vec<_>, _>>()?;
         let final_norm = RmsNorm::load(&mut weights, names.final_norm, config.width, config.norm_eps)?;
         let head = if config.tied_head {
-            Linear::new(&embedding, None).map_err(|e| tensor_error(&table, e))?
+            weights.tied_head(names.embedding, embedding.stored())?
         } else {
-            Linear::load(&mut weights, names.head, (config.vocab, config.width), false)?
+            weights.head(names.head, table)?
         };
+        let head = Linear::of(head);
         weights.finish()?;
-        let rotary = Rotary::new(&config, device).map_err(|e| tensor_error("rotary angles", e))?;
+        let rotary = Rotary::new(&config, device).map_err(|e| ModelError::tensor("rotary angles", e))?;
         let device = device.clone();
         Ok(Self { config, embedding, layers, final_norm, head, rotary, device, linear_calls: Cell::new(0) })
     }
@@ -166,18 +166,7 @@ impl Transformer {
     /// # Errors
     /// An id is outside the vocabulary, or the device fails.
     pub fn embed(&self, batch: &StepBatch) -> Result<Tensor> {
-        let slots = (0..batch.rows()).map(|row| batch.row(row).len()).max().unwrap_or(1);
-        let mut ids = Vec::with_capacity(batch.rows() * slots);
-        let mut weights = Vec::with_capacity(batch.rows() * slots);
-        for row in 0..batch.rows() {
-            let pairs = batch.row(row);
-            let filler = std::iter::repeat_n(&(0, 0.0), slots - pairs.len());
-            for (id, weight) in pairs.iter().chain(filler) {
-                ids.push(*id);
-                weights.push(*weight);
-            }
-        }
-        mix(&self.embedding, &ids, &weights, slots)
+        self.embedding.mix((0..batch.rows()).map(|row| batch.row(row)), &self.device)
     }
 
     fn positions(&self, batch: &StepBatch) -> Result<Tensor> {

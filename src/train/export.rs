@@ -12,7 +12,7 @@ use super::lora::LoraSettings;
 use super::network::{Network, Weights};
 use super::settings::{Generation, ModelSettings};
 use super::{merge, tokenizer};
-use crate::model::loader::shards;
+use crate::model::checkpoint::shards;
 use crate::model::{ModelConfig, ModelSource};
 
 /// Name of the weights in a model folder.

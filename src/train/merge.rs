@@ -10,7 +10,7 @@ use candle_core::{DType, Device};
 use super::files;
 use super::network::Weights;
 use crate::model::ModelSource;
-use crate::model::loader::shards;
+use crate::model::checkpoint::shards;
 use crate::model::lora::Adapter;
 
 /// Write `model` with `adapter` merged in to the folder `out`: W + (lora_alpha / r) B A, computed in f32 and kept in

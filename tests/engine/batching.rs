@@ -348,7 +348,7 @@ fn weights_that_are_no_numbers_spoil_only_the_sequences_that_read_them() {
     // Token 50.
     let parts = [table.narrow(0, 0, 50).unwrap(), nan, table.narrow(0, 51, VOCAB - 51).unwrap()];
     *table = Tensor::cat(&parts, 0).unwrap();
-    let mut spoiled = CandleBackend::from_tensors(config, weights, DeviceChoice::Cpu).unwrap();
+    let mut spoiled = CandleBackend::from_tensors(config, &weights, DeviceChoice::Cpu).unwrap();
     let prompts: [&[u32]; 3] = [&[5, 6, 7], &[8, 50], &[9, 10, 11, 12]];
     let (rows, output) = first_steps(&mut spoiled, &prompts);
     let (_, expected) = first_steps(&mut backend(), &prompts);

@@ -13,7 +13,8 @@ mod prefix;
 use std::path::{Path, PathBuf};
 
 use evotoken::backend::CandleBackend;
-use evotoken::backend::device::DeviceChoice;
+use evotoken::backend::device::{DeviceChoice, Placement};
+use evotoken::model::product::Holding;
 use evotoken::model::{ModelError, ModelSource};
 
 /// The golden folders: those with a `config.json` and a `cases.json`.
@@ -34,9 +35,15 @@ fn name(folder: &Path) -> String {
 
 /// The model of a golden folder, with its adapter merged; `None`, said aloud, if its family is not supported.
 fn load(folder: &Path) -> Option<CandleBackend> {
+    load_as(folder, Holding::Auto)
+}
+
+/// The same with its weights held in some format.
+fn load_as(folder: &Path, holding: Holding) -> Option<CandleBackend> {
     let adapter = folder.join("adapter");
     let adapter = adapter.is_dir().then(|| ModelSource::folder(&adapter));
-    match CandleBackend::load(&ModelSource::folder(folder), adapter.as_ref(), DeviceChoice::Cpu) {
+    let placement = Placement { device: DeviceChoice::Cpu, holding };
+    match CandleBackend::load(&ModelSource::folder(folder), adapter.as_ref(), placement) {
         Ok(backend) => Some(backend),
         Err(ModelError::UnknownFamily(family)) => {
             println!("{}: model family {family:?} is not supported, nothing was checked", name(folder));

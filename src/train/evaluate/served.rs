@@ -69,7 +69,7 @@ impl Served {
         tokenizer: Arc<Tokenizer>,
         in_flight: usize,
     ) -> Result<Self> {
-        let backend = CandleBackend::from_tensors(config.clone(), weights.clone(), DeviceChoice::Auto)?;
+        let backend = CandleBackend::from_tensors(config.clone(), weights, DeviceChoice::Auto)?;
         Self::start(backend, tokenizer, GenerationDefaults::default(), in_flight)
     }
 

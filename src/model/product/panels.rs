@@ -1,0 +1,205 @@
+//! The weights of a matrix, panel by panel.
+
+use candle_core::quantized::k_quants::{BlockQ4K, BlockQ6K, BlockQ8_0, GgmlType};
+use candle_core::{Result, bail};
+use rayon::prelude::*;
+
+use super::blocks::{Block, Halves, Pairs};
+use super::kernel::Kernel;
+use super::quantized::{Q4K, Q6K, Q8_0};
+use super::tiles::Tiles;
+use super::{CHUNK, PANEL};
+use crate::model::stored::{Format, Stored};
+
+/// `[panels][inputs]`, the inputs in blocks; what is missing to the last panel or block is 0.
+pub(super) enum Panels {
+    F32 { inputs: usize, values: Vec<[f32; PANEL]> },
+    F16(Blocks<Halves>),
+    Bf16(Blocks<Pairs>),
+    Q8_0(Blocks<Q8_0>),
+    Q4K(Blocks<Q4K>),
+    Q6K(Blocks<Q6K>),
+}
+
+/// `[panels][blocks of a panel]`
+pub(super) struct Blocks<B> {
+    of_panel: usize,
+    blocks: Vec<B>,
+}
+
+/// Rows that were made ready for a matrix.
+pub(super) enum Rows {
+    Singles(Tiles<f32>),
+    Pairs(Tiles<u32>),
+}
+
+impl Panels {
+    /// From a weight `[outputs, inputs]`.
+    pub fn pack(weight: &Stored, format: Format) -> Result<Self> {
+        Ok(match format {
+            Format::F32 => Self::singles(weight),
+            Format::F16 => Self::F16(Blocks::pack(weight, Format::F16, |row| {
+                row.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect()
+            })),
+            Format::Bf16 => Self::Bf16(Blocks::pack(weight, Format::Bf16, |row| {
+                row.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect()
+            })),
+            Format::Q8_0 => Self::Q8_0(Blocks::pack(weight, format, quantize::<BlockQ8_0>)),
+            Format::Q4K => Self::Q4K(Blocks::pack(weight, format, quantize::<BlockQ4K>)),
+            Format::Q6K => Self::Q6K(Blocks::pack(weight, format, quantize::<BlockQ6K>)),
+            other => bail!("weights cannot be held as {}", other.name()),
+        })
+    }
+
+    fn singles(weight: &Stored) -> Self {
+        let (outputs, inputs) = (weight.rows(), weight.width());
+        let mut values = vec![[0.0; PANEL]; outputs.div_ceil(PANEL) * inputs];
+        values.par_chunks_mut(inputs).enumerate().for_each(|(panel, values)| {
+            let mut row = vec![0.0; inputs];
+            for lane in 0..PANEL.min(outputs - panel * PANEL) {
+                weight.read_row(panel * PANEL + lane, &mut row);
+                for (to, value) in values.iter_mut().zip(&row) {
+                    to[lane] = *value;
+                }
+            }
+        });
+        Self::F32 { inputs, values }
+    }
+
+    pub fn format(&self) -> Format {
+        match self {
+            Self::F32 { .. } => Format::F32,
+            Self::F16(_) => Format::F16,
+            Self::Bf16(_) => Format::Bf16,
+            Self::Q8_0(_) => Format::Q8_0,
+            Self::Q4K(_) => Format::Q4K,
+            Self::Q6K(_) => Format::Q6K,
+        }
+    }
+
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::F32 { values, .. } => size_of_val(values.as_slice()),
+            Self::F16(blocks) => size_of_val(blocks.blocks.as_slice()),
+            Self::Bf16(blocks) => size_of_val(blocks.blocks.as_slice()),
+            Self::Q8_0(blocks) => size_of_val(blocks.blocks.as_slice()),
+            Self::Q4K(blocks) => size_of_val(blocks.blocks.as_slice()),
+            Self::Q6K(blocks) => size_of_val(blocks.blocks.as_slice()),
+        }
+    }
+
+    /// x `[rows, inputs]`, as [`Self::multiply`] wants it.
+    pub fn rows(&self, kernel: Kernel, x: &[f32], inputs: usize) -> Rows {
+        let width = match self {
+            Self::F32 { inputs, .. } => *inputs,
+            Self::F16(blocks) => blocks.inputs(),
+            Self::Bf16(blocks) => blocks.inputs(),
+            Self::Q8_0(blocks) => blocks.inputs(),
+            Self::Q4K(blocks) => blocks.inputs(),
+            Self::Q6K(blocks) => blocks.inputs(),
+        };
+        match self {
+            Self::Bf16(_) if kernel.multiplies_pairs() => {
+                Rows::Pairs(Tiles::pairs(x, inputs, width / 2, kernel.tallest()))
+            }
+            Self::Bf16(_) => {
+                let rounded: Vec<f32> = x.iter().map(|v| half::bf16::from_f32(*v).to_f32()).collect();
+                Rows::Singles(Tiles::singles(&rounded, inputs, width, kernel.tallest()))
+            }
+            _ => Rows::Singles(Tiles::singles(x, inputs, width, kernel.tallest())),
+        }
+    }
+
+    /// Add all rows times panel `panel` to `to` `[rows][PANEL]`.
+    pub fn multiply(&self, kernel: Kernel, panel: usize, rows: &Rows, to: &mut [f32]) {
+        match (self, rows) {
+            (Self::F32 { inputs, values }, Rows::Singles(rows)) => {
+                let panel = &values[panel * inputs..][..*inputs];
+                for (chunk, weights) in panel.chunks(CHUNK).enumerate() {
+                    multiply_chunk(kernel, chunk * CHUNK, weights, rows, to);
+                }
+            }
+            (Self::F16(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, panel, rows, to),
+            (Self::Bf16(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, panel, rows, to),
+            (Self::Bf16(blocks), Rows::Pairs(rows)) => blocks.multiply_pairs(kernel, panel, rows, to),
+            (Self::Q8_0(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, panel, rows, to),
+            (Self::Q4K(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, panel, rows, to),
+            (Self::Q6K(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, panel, rows, to),
+            (_, Rows::Pairs(_)) => unreachable!("only bf16 weights ask for pairs"),
+        }
+    }
+}
+
+/// Add rows times some inputs' weights `[len][PANEL]`, the first of which is `start`.
+fn multiply_chunk(kernel: Kernel, start: usize, weights: &[[f32; PANEL]], rows: &Tiles<f32>, to: &mut [f32]) {
+    for (tile, rows) in rows.part(start..start + weights.len()) {
+        kernel.multiply(tile, weights, &mut to[rows.start * PANEL..rows.end * PANEL]);
+    }
+}
+
+impl<B: Block> Blocks<B> {
+    /// Rows that are stored otherwise are read as f32, and become bytes of this format by `convert`.
+    fn pack(weight: &Stored, format: Format, convert: impl Fn(&[f32]) -> Vec<u8> + Sync) -> Self {
+        let (outputs, inputs) = (weight.rows(), weight.width());
+        let of_panel = inputs.div_ceil(B::INPUTS);
+        let mut blocks = vec![B::ZERO; outputs.div_ceil(PANEL) * of_panel];
+        let as_stored = weight.format() == format;
+        blocks.par_chunks_mut(of_panel).enumerate().for_each(|(panel, blocks)| {
+            let mut values = vec![0.0; of_panel * B::INPUTS];
+            for lane in 0..PANEL.min(outputs - panel * PANEL) {
+                let row = panel * PANEL + lane;
+                let converted;
+                let bytes = if as_stored {
+                    weight.row(row)
+                } else {
+                    weight.read_row(row, &mut values[..inputs]);
+                    converted = convert(&values);
+                    &converted
+                };
+                for (block, bytes) in blocks.iter_mut().zip(bytes.chunks(B::BYTES)) {
+                    block.set(lane, bytes);
+                }
+            }
+        });
+        Self { of_panel, blocks }
+    }
+
+    fn inputs(&self) -> usize {
+        self.of_panel * B::INPUTS
+    }
+
+    fn panel(&self, panel: usize) -> &[B] {
+        &self.blocks[panel * self.of_panel..][..self.of_panel]
+    }
+
+    fn multiply(&self, kernel: Kernel, panel: usize, rows: &Tiles<f32>, to: &mut [f32]) {
+        let mut weights = [[0.0; PANEL]; CHUNK];
+        for (chunk, blocks) in self.panel(panel).chunks(CHUNK / B::INPUTS).enumerate() {
+            let weights = &mut weights[..blocks.len() * B::INPUTS];
+            for (block, to) in blocks.iter().zip(weights.chunks_exact_mut(B::INPUTS)) {
+                kernel.widen(block, to);
+            }
+            multiply_chunk(kernel, chunk * CHUNK, weights, rows, to);
+        }
+    }
+}
+
+impl Blocks<Pairs> {
+    fn multiply_pairs(&self, kernel: Kernel, panel: usize, rows: &Tiles<u32>, to: &mut [f32]) {
+        for (chunk, blocks) in self.panel(panel).chunks(CHUNK / Pairs::INPUTS).enumerate() {
+            let (start, weights) = (chunk * CHUNK / 2, Pairs::words(blocks));
+            for (tile, rows) in rows.part(start..start + weights.len()) {
+                kernel.multiply_pairs(tile, weights, &mut to[rows.start * PANEL..rows.end * PANEL]);
+            }
+        }
+    }
+}
+
+/// The bytes of whole blocks that stand for these values.
+fn quantize<B: GgmlType>(values: &[f32]) -> Vec<u8> {
+    let mut blocks = vec![B::zeros(); values.len() / B::BLCK_SIZE];
+    B::from_float(values, &mut blocks);
+    let bytes = size_of_val(blocks.as_slice());
+    // SAFETY: candle's blocks are plain numbers (`repr(C)`) without padding; the slice lives as long as they do.
+    unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast::<u8>(), bytes) }.to_vec()
+}

@@ -1,0 +1,156 @@
+use candle_core::DType;
+
+use super::*;
+use crate::model::stored::Bytes;
+
+fn values(seed: u64, count: usize) -> Vec<f32> {
+    let key = crate::rng::key(&[seed]);
+    (0..count as u64).map(|i| crate::rng::uniform(key, i) as f32 - 0.5).collect()
+}
+
+fn kernels() -> Vec<Kernel> {
+    let mut all = vec![Kernel::Plain];
+    #[cfg(target_arch = "x86_64")]
+    {
+        let better = [Kernel::Avx2, Kernel::Avx512, Kernel::Avx512Bf16];
+        let best = better.iter().position(|kernel| *kernel == Kernel::of_this_processor());
+        all.extend(&better[..best.map_or(0, |best| best + 1)]);
+    }
+    all
+}
+
+fn panel(values: &[f32]) -> Vec<[f32; PANEL]> {
+    values.chunks_exact(PANEL).map(|lanes| lanes.try_into().unwrap()).collect()
+}
+
+#[test]
+fn every_kernel_adds_the_product_at_every_height() {
+    for kernel in kernels() {
+        for (height, inputs) in (1..=kernel.tallest()).zip([1, 2, 3, 17, 64, 100].into_iter().cycle()) {
+            let (tile, panel) = (values(1, inputs * height), panel(&values(2, inputs * PANEL)));
+            let mut found = vec![9.0; height * PANEL];
+            kernel.multiply(&tile, &panel, &mut found);
+            for (at, found) in found.iter().enumerate() {
+                let (row, output) = (at / PANEL, at % PANEL);
+                let term = |i: usize| f64::from(tile[i * height + row]) * f64::from(panel[i][output]);
+                let exact: f64 = 9.0 + (0..inputs).map(term).sum::<f64>();
+                assert!(
+                    (f64::from(*found) - exact).abs() < 1e-5,
+                    "{kernel:?}, {height} rows: {found} {exact}"
+                );
+            }
+        }
+    }
+}
+
+fn matrix(values: &[f32], rows: usize, width: usize) -> Tensor {
+    Tensor::from_slice(values, (rows, width), &candle_core::Device::Cpu).unwrap()
+}
+
+/// The largest difference, as a part of the largest value.
+fn difference(found: &Tensor, expected: &Tensor) -> f32 {
+    let largest = |x: &Tensor| x.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+    largest(&(found - expected).unwrap()) / largest(expected)
+}
+
+const SHAPES: [(usize, usize, usize); 5] = [(1, 5, 3), (13, 16, 17), (30, 33, 40), (29, 7, 1), (26, 600, 35)];
+
+#[test]
+fn widths_that_fill_no_panel_and_rows_that_fill_no_tile_are_whole() {
+    for (rows, inputs, outputs) in SHAPES {
+        let weight = matrix(&values(4, outputs * inputs), outputs, inputs);
+        let x = matrix(&values(3, rows * inputs), rows, inputs);
+        let found = Packed::new(&weight).unwrap().product(&x).unwrap();
+        let expected = x.matmul(&weight.t().unwrap()).unwrap();
+        assert!(difference(&found, &expected) < 1e-5, "{rows} {inputs} {outputs}");
+    }
+}
+
+/// A weight that is held in some format, and the f32 weight that this stands for.
+fn held(format: Format, outputs: usize, inputs: usize) -> (Packed, Tensor) {
+    let weight = matrix(&values(4, outputs * inputs), outputs, inputs);
+    let packed = Packed::pack(&Stored::of_tensor(&weight).unwrap(), format).unwrap();
+    let ones: Vec<f32> =
+        (0..inputs * inputs).map(|i| f32::from(u8::from(i / inputs == i % inputs))).collect();
+    let weights = packed.product(&matrix(&ones, inputs, inputs)).unwrap().t().unwrap();
+    (packed, weights.contiguous().unwrap())
+}
+
+const FORMATS: [(Format, f32); 6] = [
+    (Format::F32, 0.0),
+    (Format::F16, 5e-4),
+    (Format::Bf16, 4e-3),
+    (Format::Q8_0, 5e-3),
+    (Format::Q6K, 4e-2),
+    (Format::Q4K, 1.2e-1),
+];
+
+#[test]
+fn every_format_holds_the_weights_as_well_as_its_bits_can() {
+    for (format, bound) in FORMATS {
+        for (_, inputs, outputs) in SHAPES {
+            let weight = matrix(&values(4, outputs * inputs), outputs, inputs);
+            let found = difference(&held(format, outputs, inputs).1, &weight);
+            assert!(found <= bound, "{format:?} {inputs} {outputs}: {found}");
+        }
+    }
+}
+
+#[test]
+fn products_of_every_format_are_those_of_the_weights_it_stands_for() {
+    for (format, _) in FORMATS {
+        for (rows, inputs, outputs) in SHAPES {
+            let (packed, weights) = held(format, outputs, inputs);
+            // Rows that bf16 can hold, because with bf16 weights rows are rounded to it.
+            let x = matrix(&values(3, rows * inputs), rows, inputs);
+            let x = x.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
+            let expected = x.matmul(&weights.t().unwrap()).unwrap();
+            let found = difference(&packed.product(&x).unwrap(), &expected);
+            assert!(found < 1e-5, "{format:?} {rows} {inputs} {outputs}: {found}");
+        }
+    }
+}
+
+#[test]
+fn blocks_that_a_file_holds_are_taken_as_they_are() {
+    for format in [Format::F16, Format::Bf16, Format::Q8_0, Format::Q4K, Format::Q6K] {
+        let (outputs, inputs) = (19, 512);
+        let (block, bytes) = format.block();
+        let count = outputs * inputs / block * bytes;
+        // Any bits, but scales that are numbers: their upper bytes are those of small ones.
+        let mut file: Vec<u8> = values(5, count).iter().map(|v| ((v + 0.5) * 255.0) as u8).collect();
+        let upper: &[usize] = match format {
+            Format::Q4K => &[1, 3],
+            Format::Q6K => &[209],
+            _ => &[1],
+        };
+        for block in file.chunks_exact_mut(bytes) {
+            upper.iter().for_each(|at| block[*at] = 0x20 | block[*at] & 3);
+        }
+        let stored = Stored::new(format, vec![outputs, inputs], Bytes::from(file)).unwrap();
+        let expected = stored.to_tensor(&candle_core::Device::Cpu).unwrap();
+        for kernel in kernels() {
+            let panels = Panels::pack(&stored, format).unwrap();
+            let ones: Vec<f32> =
+                (0..inputs * inputs).map(|i| f32::from(u8::from(i / inputs == i % inputs))).collect();
+            let rows = panels.rows(kernel, &ones, inputs);
+            for panel in 0..outputs.div_ceil(PANEL) {
+                let mut found = vec![0.0; inputs * PANEL];
+                panels.multiply(kernel, panel, &rows, &mut found);
+                for output in panel * PANEL..outputs.min((panel + 1) * PANEL) {
+                    let expected = expected.get(output).unwrap().to_vec1::<f32>().unwrap();
+                    let found = found.iter().skip(output % PANEL).step_by(PANEL);
+                    assert!(found.eq(&expected), "{format:?} {kernel:?} {output}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_weight_that_is_no_matrix_or_cannot_be_held_so_is_refused() {
+    let row = Stored::new(Format::F32, vec![2], Bytes::from(vec![0; 8])).unwrap();
+    assert!(Packed::pack(&row, Format::F32).is_err());
+    let matrix = Stored::new(Format::F32, vec![2, 1], Bytes::from(vec![0; 8])).unwrap();
+    assert!(Packed::pack(&matrix, Format::Q5K).is_err());
+}
