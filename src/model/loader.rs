@@ -62,6 +62,7 @@ impl Weights {
     pub fn stored(&self, name: &str, shape: &[usize]) -> Result<Stored, ModelError> {
         let stored = self.checkpoint.get(name)?;
         check_shape(name, stored.shape(), shape)?;
+        stored.bytes().expect();
         Ok(stored)
     }
 

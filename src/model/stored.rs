@@ -9,7 +9,7 @@ use candle_core::quantized::k_quants::{
 use candle_core::{DType, Device, Tensor};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 /// How numbers are stored. The block formats are those of GGUF files: so many neighbours of a row share a scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -111,6 +111,14 @@ impl Bytes {
         assert!(range.start <= range.end && range.end <= self.range.len(), "a part of the bytes");
         let start = self.range.start;
         Self { owner: self.owner.clone(), range: start + range.start..start + range.end }
+    }
+
+    /// Let the system read this part of the file in large pieces, ahead of who needs it.
+    pub fn expect(&self) {
+        if let Owner::Mapped(file) = &self.owner {
+            // A refusal costs time, nothing else.
+            let _ = file.advise_range(Advice::WillNeed, self.range.start, self.range.len());
+        }
     }
 
     /// Let the system take back what it read of the file. It reads it again where somebody asks again.

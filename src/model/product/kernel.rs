@@ -6,6 +6,9 @@ use super::blocks::Block;
 /// Which instructions there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kernel {
+    /// With a unit for tiles of bf16.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// With products of bf16 pairs.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
@@ -21,8 +24,11 @@ impl Kernel {
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
-                let pairs = is_x86_feature_detected!("avx512bf16");
-                return if pairs { Self::Avx512Bf16 } else { Self::Avx512 };
+                return match is_x86_feature_detected!("avx512bf16") {
+                    true if super::amx::is_there() => Self::Amx,
+                    true => Self::Avx512Bf16,
+                    false => Self::Avx512,
+                };
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 return Self::Avx2;
@@ -35,19 +41,11 @@ impl Kernel {
     pub fn tallest(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 | Self::Avx512 => 12,
+            Self::Amx | Self::Avx512Bf16 | Self::Avx512 => 12,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => 6,
             Self::Plain => 4,
         }
-    }
-
-    /// Whether there is [`Self::multiply_pairs`].
-    pub fn multiplies_pairs(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        return self == Self::Avx512Bf16;
-        #[cfg(not(target_arch = "x86_64"))]
-        false
     }
 
     /// Add a tile `[inputs][height]` times weights `[inputs][PANEL]` to `[height][PANEL]`.
@@ -57,7 +55,7 @@ impl Kernel {
             // SAFETY: the processor has the instructions (`of_this_processor`), and the slices have the sizes that the
             // kernels read and write (checked above).
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 | Self::Avx512 => unsafe { x86::avx512(tile, weights, to) },
+            Self::Amx | Self::Avx512Bf16 | Self::Avx512 => unsafe { x86::avx512(tile, weights, to) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { x86::avx2(tile, weights, to) },
@@ -86,7 +84,7 @@ impl Kernel {
         match self {
             // SAFETY: the processor has the instructions.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 | Self::Avx512 => unsafe { x86::widen512(block, to) },
+            Self::Amx | Self::Avx512Bf16 | Self::Avx512 => unsafe { x86::widen512(block, to) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { x86::widen256(block, to) },

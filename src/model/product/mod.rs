@@ -8,6 +8,8 @@
 //! Weights stay in memory in the format they were stored in. Those of f32, f16 and the block formats are multiplied as
 //! f32; of bf16 weights the rows are rounded to bf16 too, as the models' own code does.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod blocks;
 mod kernel;
 mod panels;

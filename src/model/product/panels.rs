@@ -4,6 +4,8 @@ use candle_core::quantized::k_quants::{BlockQ4K, BlockQ6K, BlockQ8_0, GgmlType};
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::amx::RowTiles;
 use super::blocks::{Block, Halves, Pairs};
 use super::kernel::Kernel;
 use super::quantized::{Q4K, Q6K, Q8_0};
@@ -31,6 +33,8 @@ pub(super) struct Blocks<B> {
 pub(super) enum Rows {
     Singles(Tiles<f32>),
     Pairs(Tiles<u32>),
+    #[cfg(target_arch = "x86_64")]
+    Tiles(RowTiles),
 }
 
 impl Panels {
@@ -99,13 +103,16 @@ impl Panels {
             Self::Q6K(blocks) => blocks.inputs(),
         };
         match self {
-            Self::Bf16(_) if kernel.multiplies_pairs() => {
-                Rows::Pairs(Tiles::pairs(x, inputs, width / 2, kernel.tallest()))
-            }
-            Self::Bf16(_) => {
-                let rounded: Vec<f32> = x.iter().map(|v| half::bf16::from_f32(*v).to_f32()).collect();
-                Rows::Singles(Tiles::singles(&rounded, inputs, width, kernel.tallest()))
-            }
+            Self::Bf16(_) => match kernel {
+                #[cfg(target_arch = "x86_64")]
+                Kernel::Amx => Rows::Tiles(RowTiles::new(x, inputs, width)),
+                #[cfg(target_arch = "x86_64")]
+                Kernel::Avx512Bf16 => Rows::Pairs(Tiles::pairs(x, inputs, width / 2, kernel.tallest())),
+                _ => {
+                    let rounded: Vec<f32> = x.iter().map(|v| half::bf16::from_f32(*v).to_f32()).collect();
+                    Rows::Singles(Tiles::singles(&rounded, inputs, width, kernel.tallest()))
+                }
+            },
             _ => Rows::Singles(Tiles::singles(x, inputs, width, kernel.tallest())),
         }
     }
@@ -125,7 +132,9 @@ impl Panels {
             (Self::Q8_0(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, panel, rows, to),
             (Self::Q4K(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, panel, rows, to),
             (Self::Q6K(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, panel, rows, to),
-            (_, Rows::Pairs(_)) => unreachable!("only bf16 weights ask for pairs"),
+            #[cfg(target_arch = "x86_64")]
+            (Self::Bf16(blocks), Rows::Tiles(rows)) => rows.multiply(Pairs::words(blocks.panel(panel)), to),
+            _ => unreachable!("rows are as the weights want them"),
         }
     }
 }

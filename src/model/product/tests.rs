@@ -12,7 +12,7 @@ fn kernels() -> Vec<Kernel> {
     let mut all = vec![Kernel::Plain];
     #[cfg(target_arch = "x86_64")]
     {
-        let better = [Kernel::Avx2, Kernel::Avx512, Kernel::Avx512Bf16];
+        let better = [Kernel::Avx2, Kernel::Avx512, Kernel::Avx512Bf16, Kernel::Amx];
         let best = better.iter().position(|kernel| *kernel == Kernel::of_this_processor());
         all.extend(&better[..best.map_or(0, |best| best + 1)]);
     }
