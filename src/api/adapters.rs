@@ -3,9 +3,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::middleware::Next;
-use axum::response::Response;
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -33,17 +32,20 @@ pub struct UnloadAdapterRequest {
     pub lora_name: Option<String>,
 }
 
-/// Let a request pass if adapters may be changed while the server runs.
-pub async fn check_allowed(
-    State(app): State<Arc<App>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    if !app.settings.runtime_adapters {
+/// Shows that adapters may be changed while the server runs. Asked for before the body is read.
+#[derive(Debug)]
+pub struct Allowed;
+
+impl FromRequestParts<Arc<App>> for Allowed {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(_parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        if app.settings.runtime_adapters {
+            return Ok(Self);
+        }
         let reason = "adapters are those of the start, because server.runtime_adapters is false";
-        return Err(ApiError::UnknownPath(Some(reason)));
+        Err(ApiError::UnknownPath(Some(reason)))
     }
-    Ok(next.run(request).await)
 }
 
 /// Load a LoRA adapter and serve it. Requests may ask for it when the reply is there; what runs does not wait for it. Only if
@@ -52,6 +54,7 @@ pub async fn check_allowed(
     security((), ("bearer" = [])), request_body = LoadAdapterRequest, responses(
     (status = 200, description = "It is loaded.", body = String, content_type = "text/plain"), TokenRefusals))]
 pub async fn load(
+    _: Allowed,
     State(app): State<Arc<App>>,
     JsonBody(request): JsonBody<LoadAdapterRequest>,
 ) -> Result<String, ApiError> {
@@ -75,6 +78,7 @@ pub async fn load(
     security((), ("bearer" = [])), request_body = UnloadAdapterRequest, responses(
     (status = 200, description = "It is no longer served.", body = String, content_type = "text/plain"), TokenRefusals))]
 pub async fn unload(
+    _: Allowed,
     State(app): State<Arc<App>>,
     JsonBody(request): JsonBody<UnloadAdapterRequest>,
 ) -> Result<String, ApiError> {

@@ -98,10 +98,6 @@ impl App {
 struct Description;
 
 fn described(app: &Arc<App>) -> OpenApiRouter<Arc<App>> {
-    let adapters = OpenApiRouter::new()
-        .routes(routes!(adapters::load))
-        .routes(routes!(adapters::unload))
-        .route_layer(from_fn_with_state(Arc::clone(app), adapters::check_allowed));
     let v1 = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(completion::complete))
         .routes(routes!(chat::complete))
@@ -111,7 +107,8 @@ fn described(app: &Arc<App>) -> OpenApiRouter<Arc<App>> {
         .routes(routes!(models::list))
         .routes(routes!(models::describe))
         .route("/v1/models/{model}/{*rest}", get(models::describe_path))
-        .merge(adapters)
+        .routes(routes!(adapters::load))
+        .routes(routes!(adapters::unload))
         .route_layer(from_fn_with_state(Arc::clone(app), auth::check));
     v1.routes(routes!(ops::health)).routes(routes!(ops::ready)).routes(routes!(ops::metrics))
 }

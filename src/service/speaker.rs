@@ -73,6 +73,9 @@ pub fn check_adapter_name(name: &str) -> Result<(), &'static str> {
     if name.contains(SEPARATOR) {
         return Err("must not contain ':', which stands between a model's name and an adapter's");
     }
+    if name.contains(char::is_control) {
+        return Err("must not contain control characters");
+    }
     Ok(())
 }
 

@@ -180,6 +180,7 @@ async fn what_cannot_be_loaded_is_refused_with_its_reason_and_not_listed() {
     for (name, part) in [
         ("a:b", "':'"),
         (" ", "must not be empty"),
+        ("a\nb", "control characters"),
         ("second", "is a name of the model"),
         ("lab/echo", "is a name of the model"),
     ] {
@@ -220,8 +221,10 @@ async fn adapters_change_only_where_the_settings_allow_it_and_with_a_key() {
         assert!(reply.text.contains("server.runtime_adapters is false"), "{}", reply.text);
         let locked = open(|plan| plan.settings.server.api_keys = ApiKeys::new(vec!["key".to_owned()]));
         assert_eq!(locked.post(path, &json!({"lora_name": "x"})).await.status, StatusCode::UNAUTHORIZED);
-        let reply = open(|_| {}).get(path).await;
-        assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(closed.post(path, &json!([])).await.status, StatusCode::NOT_FOUND, "whatever it says");
+        for server in [&closed, &open(|_| {})] {
+            assert_eq!(server.get(path).await.status, StatusCode::METHOD_NOT_ALLOWED);
+        }
     }
 }
 
