@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use evotoken::backend::CandleBackend;
-use evotoken::backend::device::DeviceChoice;
+use evotoken::backend::device::{DeviceChoice, Placement};
 use evotoken::decode::{Attention, DecodeOptions, State};
 use evotoken::engine::batch::{AdapterId, Backend, SlotId, StepBatch};
 use evotoken::engine::variant::Variant;
 use evotoken::engine::{EngineHandle, EngineLimits, ModelInfo, start};
 use evotoken::model::ModelSource;
+use evotoken::model::marker::Marker;
+use evotoken::model::product::Holding;
 use evotoken::service::request::Draft;
 use evotoken::telemetry::metrics::Metrics;
 use evotoken::train::merge;
@@ -19,9 +21,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::batching::{
-    EOS, MASK, VOCAB, backend, checked, drafts, engine, first_steps, fixture, holds, stored,
-};
+use super::batching::{EOS, MASK, VOCAB, backend, checked, drafts, engine, first_steps, fixture, holds};
 use super::content::{ContentBackend, Did};
 use super::{answer, draft, empty, engine_limits, events, one};
 
@@ -70,9 +70,15 @@ fn load(backend: &CandleBackend, folder: &Path) -> AdapterId {
     backend.adapter_loader().load(&ModelSource::folder(folder)).unwrap()
 }
 
+/// The model, its weights held like this.
+fn held(holding: Holding) -> CandleBackend {
+    let placement = Placement { device: DeviceChoice::Cpu, holding };
+    CandleBackend::load(&ModelSource::folder(fixture("llada-tiny")), placement).unwrap()
+}
+
 /// An engine, and its variants: the model and two adapters, each with full and with block-causal attention.
-fn served(bf16: bool, ranks: [usize; 2], slots: usize, budget: usize) -> (EngineHandle, Vec<Variant>) {
-    let backend = stored(bf16);
+fn served(holding: Holding, ranks: [usize; 2], slots: usize, budget: usize) -> (EngineHandle, Vec<Variant>) {
+    let backend = held(holding);
     let load = |(rank, seed)| load(&backend, written(rank, seed, 0.2).path());
     let ids = [(ranks[0], 0.3), (ranks[1], 1.7)].map(load);
     let model = ModelInfo { mask_id: MASK, eos_ids: vec![EOS] };
@@ -98,10 +104,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
     #[test]
     fn an_answer_of_any_adapter_is_the_answer_alone(
-        drafts in drafts(), slots in 2usize..17, budget in 16usize..400, bf16 in any::<bool>(),
+        drafts in drafts(), slots in 2usize..17, budget in 16usize..400,
+        holding in prop_oneof![Just(Holding::F32), Just(Holding::Bf16), Just(Holding::Q8_0)],
         ranks in prop_oneof![Just([4, 16]), Just([8, 8]), Just([1, 3])],
     ) {
-        holds(|slots, budget| served(bf16, ranks, slots, budget), &drafts, slots, budget)?;
+        holds(|slots, budget| served(holding, ranks, slots, budget), &drafts, slots, budget)?;
     }
 
     #[test]
@@ -157,7 +164,7 @@ fn a_tick_applies_the_model_s_matrices_once_and_each_adapter_s_once_whatever_the
 }
 
 #[test]
-fn bf16_weights_and_every_adapter_change_what_the_model_says() {
+fn every_adapter_changes_what_the_model_says_however_its_weights_are_held() {
     let numbers = |mut backend: CandleBackend, adapter: Option<TempDir>| {
         let id = adapter.map(|adapter| load(&backend, adapter.path()));
         let batch = batch(&mut backend, &[id]);
@@ -165,11 +172,12 @@ fn bf16_weights_and_every_adapter_change_what_the_model_says() {
     };
     let adapter = |rank, seed| Some(written(rank, seed, 0.2));
     let all = [
-        numbers(stored(false), None),
-        numbers(stored(true), None),
-        numbers(stored(false), adapter(4, 0.3)),
-        numbers(stored(false), adapter(4, 1.7)),
-        numbers(stored(true), adapter(8, 0.3)),
+        numbers(held(Holding::F32), None),
+        numbers(held(Holding::Bf16), None),
+        numbers(held(Holding::F32), adapter(4, 0.3)),
+        numbers(held(Holding::F32), adapter(4, 1.7)),
+        numbers(held(Holding::Bf16), adapter(4, 0.3)),
+        numbers(held(Holding::Bf16), adapter(8, 0.3)),
     ];
     for (at, some) in all.iter().enumerate() {
         assert!(!all[..at].contains(some), "model {at} says what another one says");
@@ -180,7 +188,11 @@ fn bf16_weights_and_every_adapter_change_what_the_model_says() {
 fn an_adapter_of_modules_of_all_kinds_and_of_two_ranks_says_what_its_merged_weights_say() {
     let (folder, adapter) = (tempfile::tempdir().unwrap(), written(4, 0.3, 0.2));
     let merged = folder.path().join("merged");
+    let marker = "{\"attention\": \"block_causal\"}";
+    std::fs::write(adapter.path().join("evotoken.json"), marker).unwrap();
     merge::merge(&fixture("llada-tiny"), adapter.path(), &merged).unwrap();
+    let marked = Marker::load(&ModelSource::folder(&merged)).unwrap();
+    assert_eq!(marked.attention, Some(Attention::BlockCausal), "merged weights see what they saw");
     let mut merged = CandleBackend::load(&ModelSource::folder(merged), DeviceChoice::Cpu).unwrap();
     let mut beside = backend();
     let id = load(&beside, adapter.path());
