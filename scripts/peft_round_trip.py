@@ -132,15 +132,16 @@ def compare(ours, theirs, base):
 
 
 def answers(binaries, model, adapter=None):
-    """The texts that a server of this model gives for a few problems."""
+    """The texts that a server of this model, or of its adapter, gives for a few problems."""
     command = [binaries / "evotoken", "--host", "127.0.0.1", "--port", "0", "--model", model]
-    command += ["--adapter", adapter] if adapter else []
+    command += ["--adapter", f"asked={adapter}"] if adapter else []
+    asked = {"model": "asked"} if adapter else {}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         url = next(word for line in server.stdout for word in line.split() if word.startswith("http://")).rstrip("/.,")
         texts = []
         for problem in PROBLEMS:
-            body = json.dumps({"prompt": problem, "max_tokens": 16, "diffusion": {"method": "evotoken", "steps": 16}})
+            body = json.dumps({**asked, "prompt": problem, "max_tokens": 16, "diffusion": {"method": "evotoken", "steps": 16}})
             request = urllib.request.Request(f"{url}/v1/completions", body.encode(), {"content-type": "application/json"})
             with urllib.request.urlopen(request, timeout=60) as reply:
                 texts.append(json.load(reply)["choices"][0]["text"])

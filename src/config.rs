@@ -2,9 +2,10 @@
 
 mod sections;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Parser;
 use config::{Config, Environment, File, FileFormat, Source};
@@ -17,6 +18,7 @@ pub use sections::{
 use crate::backend::device::DeviceChoice;
 use crate::decode::DecodeOptions;
 use crate::model::product::Holding;
+use crate::service::speaker::check_adapter_name;
 
 /// What the environment's keys begin with: `EVOTOKEN__SECTION__KEY`.
 const PREFIX: &str = "EVOTOKEN";
@@ -37,9 +39,9 @@ pub struct Flags {
     /// Model folder in Hugging Face's layout instead of the model in this program
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// PEFT LoRA folder, merged into the model's weights
-    #[arg(long, value_name = "DIR")]
-    pub adapter: Option<PathBuf>,
+    /// PEFT LoRA folder that clients may ask for by this name, or by the folder's; may be given several times
+    #[arg(long, value_name = "[NAME=]DIR")]
+    pub adapter: Vec<NamedFolder>,
     /// What clients may call the model; answers carry the first
     #[arg(long, value_name = "NAME", num_args = 1..)]
     pub served_model_name: Vec<String>,
@@ -52,6 +54,32 @@ pub struct Flags {
     /// Print the settings in force and exit
     #[arg(long)]
     pub check_config: bool,
+}
+
+/// A folder, and what it is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedFolder {
+    /// What clients may call what is in it.
+    pub name: String,
+    /// Where it is.
+    pub folder: PathBuf,
+}
+
+impl FromStr for NamedFolder {
+    type Err = &'static str;
+
+    /// From `NAME=DIR`, or from `DIR`, which names itself.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some((name, folder)) = text.split_once('=') {
+            return Ok(Self { name: name.to_owned(), folder: folder.into() });
+        }
+        let folder = PathBuf::from(text);
+        // "." has a name only when it is looked up.
+        let whole = folder.canonicalize();
+        let name =
+            whole.as_deref().unwrap_or(&folder).file_name().map(|name| name.to_string_lossy().into_owned());
+        Ok(Self { name: name.ok_or("this folder has no name: give it one, NAME=DIR")?, folder })
+    }
 }
 
 /// All settings, one struct per concern.
@@ -163,6 +191,7 @@ impl Settings {
                 .source(Some(mine));
             settings = read(&builder.add_source(source), &place)?;
         }
+        check_twice("--adapter", flags.adapter.iter().map(|adapter| &adapter.name))?;
         settings.apply(flags);
         settings.check()?;
         Ok(settings)
@@ -177,9 +206,9 @@ impl Settings {
         if let Some(model) = &flags.model {
             self.model.path = Some(model.clone());
         }
-        if let Some(adapter) = &flags.adapter {
-            self.model.adapter = Some(adapter.clone());
-        }
+        let adapters =
+            flags.adapter.iter().map(|NamedFolder { name, folder }| (name.clone(), folder.clone()));
+        self.model.adapters.extend(adapters);
         if !flags.served_model_name.is_empty() {
             self.model.served_names.clone_from(&flags.served_model_name);
         }
@@ -226,9 +255,11 @@ impl Settings {
             let message = format!("model.served_names: {name:?} is no name");
             return Err(SettingsError::new("settings", message));
         }
-        if let Some((_, name)) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
-            let message = format!("model.served_names: {name:?} stands twice");
-            return Err(SettingsError::new("settings", message));
+        check_twice("model.served_names", names)?;
+        for name in self.model.adapters.keys() {
+            check_adapter_name(name).map_err(|e| {
+                SettingsError::new("settings", format!("model.adapters: the name {name:?} {e}"))
+            })?;
         }
         let unusable = |origin: &&String| origin.is_empty() || !origin.bytes().all(|b| b.is_ascii_graphic());
         if let Some(origin) = self.server.cors_origins.iter().find(unusable) {
@@ -255,13 +286,31 @@ impl Settings {
             text.push_str(&format!("[{section}]\n"));
             for (key, value) in keys.as_object().into_iter().flatten() {
                 // A JSON scalar or list of strings is also TOML.
-                let line =
-                    if value.is_null() { format!("# {key} =\n") } else { format!("{key} = {value}\n") };
+                let line = match value {
+                    serde_json::Value::Null => format!("# {key} =\n"),
+                    serde_json::Value::Object(table) => format!("{key} = {}\n", inline(table)),
+                    value => format!("{key} = {value}\n"),
+                };
                 text.push_str(&line);
             }
             text.push('\n');
         }
         text
+    }
+}
+
+/// A table of scalars in one line of TOML.
+fn inline(table: &serde_json::Map<String, serde_json::Value>) -> String {
+    let entry = |(key, value): (&String, &serde_json::Value)| format!("{} = {value}", serde_json::json!(key));
+    let entries: Vec<String> = table.iter().map(entry).collect();
+    if entries.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", entries.join(", ")) }
+}
+
+fn check_twice<'a>(place: &str, names: impl IntoIterator<Item = &'a String>) -> Result<(), SettingsError> {
+    let mut seen = HashSet::new();
+    match names.into_iter().find(|name| !seen.insert(*name)) {
+        None => Ok(()),
+        Some(name) => Err(SettingsError::new("settings", format!("{place}: {name:?} stands twice"))),
     }
 }
 
@@ -303,7 +352,7 @@ fn check_whole(layered: &Config) -> Result<(), String> {
         for (key, value) in layered.get_table(section).unwrap_or_default() {
             let counts = match section {
                 "decode" => ["steps", "block_length", "k_soft"].contains(&key.as_str()),
-                _ => !["host", "api_keys", "cors_origins"].contains(&key.as_str()),
+                _ => !["host", "api_keys", "cors_origins", "runtime_adapters"].contains(&key.as_str()),
             };
             let odd = matches!(value.kind, config::ValueKind::Float(_) | config::ValueKind::Boolean(_));
             if counts && odd {
@@ -324,7 +373,10 @@ fn check_keys(table: &config::Map<String, config::Value>) -> Result<(), String> 
         if !plain(key) {
             return Err(format!("{key:?} names no setting"));
         }
-        if let config::ValueKind::Table(inner) = &value.kind {
+        if let config::ValueKind::Table(inner) = &value.kind
+            // Names of a client's, which the library does not read as paths that far inside.
+            && key != "adapters"
+        {
             check_keys(inner)?;
         }
     }

@@ -33,6 +33,8 @@
 //!   what a prefix adds to the one before it: the prompt, or a block.
 //! - **refresh** / **refinement**: a step that recomputes the K/V cache / that reads it.
 //! - **soft token**: a weighted mixture of embeddings. **revision**: a soft position whose token changed.
+//! - **adapter**: a LoRA folder's matrices, beside the model's weights. **variant**: the model, or the model with an
+//!   adapter, and which positions see which. **speaker**: a variant by the names that clients may call it.
 //! - **mask**: the mask token; never an attention mask.
 
 pub mod api;

@@ -13,6 +13,7 @@ use evotoken::api::{self, App};
 use evotoken::backend::CandleBackend;
 use evotoken::config::{self, Flags, LogFormat, Settings};
 use evotoken::engine::{self, EngineHandle, ModelInfo};
+use evotoken::model::marker::Marker;
 use evotoken::model::{ModelSource, bundled};
 use evotoken::service::request::Limits;
 use evotoken::service::{GenerationDefaults, Service, ServiceParts};
@@ -70,8 +71,8 @@ async fn run(flags: &Flags) -> Result<()> {
     service.warm_up().await.context("the model cannot answer")?;
     let names = service.names().to_vec();
     app.open(service);
-    let adapter = settings.model.adapter.as_ref().map(|folder| folder.display().to_string());
-    tracing::info!(%address, models = ?names, adapter, "ready");
+    let adapters: Vec<&String> = settings.model.adapters.keys().collect();
+    tracing::info!(%address, models = ?names, ?adapters, "ready");
     if settings.log.format == LogFormat::Text {
         greet(address, &names[0]);
     }
@@ -89,27 +90,28 @@ async fn run(flags: &Flags) -> Result<()> {
 /// Load the model and start its engine.
 fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHandle)> {
     let model = &settings.model;
-    let (source, adapter) = bundled::sources(model.path.as_deref(), model.adapter.as_deref());
-    let (place, adapter) = (source.place(), adapter.as_ref());
-    let backend = CandleBackend::load(&source, adapter, model.placement()).with_context(|| place.clone())?;
+    let source = bundled::or_folder(model.path.as_deref());
+    let place = source.place();
+    let backend = CandleBackend::load(&source, model.placement()).with_context(|| place.clone())?;
     let tokenizer = Arc::new(Tokenizer::load(&source).with_context(|| place.clone())?);
     let template = ChatTemplate::find(&source).with_context(|| place.clone())?;
     let texts = TokenizerConfig::load(&source).with_context(|| place.clone())?;
-    let defaults = GenerationDefaults::load(&source, adapter).with_context(|| place.clone())?;
+    let defaults = GenerationDefaults::load(&source).with_context(|| place.clone())?;
+    let marker = Marker::load(&source).with_context(|| place.clone())?;
     let config = backend.config();
     let eos_ids = defaults.eos_ids.clone().unwrap_or_else(|| config.eos_ids.clone());
     let limits = Limits {
         vocab: config.vocab,
         mask_id: config.mask_id,
         eos_ids: eos_ids.clone(),
-        attention: model.attention,
         max_canvas: config.max_positions,
         max_prompt_tokens: settings.limits.max_prompt_tokens,
         max_new_tokens: settings.limits.max_new_tokens,
         max_stop_strings: settings.limits.max_stop_strings,
         max_scored_tokens: settings.limits.max_scored_tokens,
     };
-    let info = ModelInfo { mask_id: config.mask_id, eos_ids, attention: model.attention };
+    let info = ModelInfo { mask_id: config.mask_id, eos_ids };
+    let adapter_loader = backend.adapter_loader();
     let engine =
         engine::start(backend, info, (&settings.engine).into(), metrics).context("the engine thread")?;
     let service = Service::new(ServiceParts {
@@ -117,6 +119,8 @@ fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHa
         root: source.name(),
         tokenizer,
         limits,
+        attention: model.attention.or(marker.attention).unwrap_or_default(),
+        adapter_loader,
         max_choices: settings.limits.max_choices,
         timeout: Some(settings.server.request_timeout()),
         decode: settings.decode,
@@ -124,6 +128,9 @@ fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHa
         guides: settings.limits.guides(),
         engine: engine.clone(),
     });
+    for (name, folder) in &model.adapters {
+        service.load_adapter(name, &ModelSource::folder(folder))?;
+    }
     Ok((service.with_texts(template, texts), engine))
 }
 

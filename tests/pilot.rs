@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use evotoken::backend::CandleBackend;
 use evotoken::backend::device::DeviceChoice;
-use evotoken::decode::{Attention, CacheMode, DecodeOptions, Method};
+use evotoken::decode::{CacheMode, DecodeOptions, Method};
+use evotoken::engine::variant::Variant;
 use evotoken::engine::{BlockEvent, EngineHandle, EngineLimits, ModelInfo, start};
 use evotoken::model::ModelSource;
 use evotoken::service::SamplingOptions;
@@ -72,8 +73,8 @@ fn text(ids: &[u32]) -> String {
 }
 
 fn engine(folder: &Path) -> EngineHandle {
-    let backend = CandleBackend::load(&ModelSource::folder(folder), None, DeviceChoice::Cpu).unwrap();
-    let model = ModelInfo { mask_id: MASK, eos_ids: vec![EOS], attention: Attention::Full };
+    let backend = CandleBackend::load(&ModelSource::folder(folder), DeviceChoice::Cpu).unwrap();
+    let model = ModelInfo { mask_id: MASK, eos_ids: vec![EOS] };
     let limits = EngineLimits {
         queue: 256,
         slots: 64,
@@ -97,7 +98,6 @@ fn solved(engine: &EngineHandle, problems: &[Problem], steps: usize) -> usize {
         vocab: VOCAB,
         mask_id: MASK,
         eos_ids: vec![EOS],
-        attention: Attention::Full,
         max_canvas: 64,
         max_prompt_tokens: 64,
         max_new_tokens: 64,
@@ -107,6 +107,7 @@ fn solved(engine: &EngineHandle, problems: &[Problem], steps: usize) -> usize {
     let request = |problem: &Problem| {
         let prompt = prompt(problem);
         let draft = Draft {
+            variant: Variant::default(),
             prompt,
             max_tokens: CANVAS,
             suffix: vec![],

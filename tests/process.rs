@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_evotoken");
@@ -87,7 +87,12 @@ impl Running {
 
     /// The reply to a small request, with this `Authorization`.
     fn reply(&self, authorization: &str) -> String {
-        let body = json!({"prompt": "abc", "max_tokens": 8, "seed": 1}).to_string();
+        self.ask(authorization, &json!({"prompt": "abc", "max_tokens": 8, "seed": 1}))
+    }
+
+    /// The reply to a request, with this `Authorization`.
+    fn ask(&self, authorization: &str, body: &Value) -> String {
+        let body = body.to_string();
         let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json";
         let length = body.len();
         let request =
@@ -133,6 +138,63 @@ fn rest(mut stream: BufReader<TcpStream>) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("the rest of the stream");
     text
+}
+
+/// Let the model's folder, which the command names last, say that it is block-causal.
+fn mark(command: &mut Command) {
+    let folder = Path::new(command.get_args().last().expect("a folder"));
+    fs::write(folder.join("evotoken.json"), "{\"attention\": \"block_causal\"}").expect("a file");
+}
+
+#[test]
+fn the_settings_go_before_what_a_model_s_folder_says_of_its_attention() {
+    let gap = json!({"prompt": "abc", "suffix": "d", "max_tokens": 4});
+    let status = |running: &Running, model: &str| {
+        let mut ask = gap.clone();
+        ask["model"] = json!(model);
+        running.ask("none", &ask).lines().next().expect("a status").to_owned()
+    };
+    let adapter = concat!("tuned=", env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/llada-tiny-lora/adapter");
+    let as_marked = Running::start_with("0", |command| {
+        mark(command);
+        command.args(["--served-model-name", "m", "--adapter", adapter]);
+    });
+    let as_set = Running::start_with("0", |command| {
+        mark(command);
+        command.args(["--served-model-name", "m", "--adapter", adapter]);
+        command.env("EVOTOKEN__MODEL__ATTENTION", "full");
+    });
+    // An adapter that says nothing sees what its model sees.
+    for model in ["m", "tuned"] {
+        assert_eq!(status(&as_marked, model), "HTTP/1.1 400 Bad Request");
+        assert_eq!(status(&as_set, model), "HTTP/1.1 200 OK");
+    }
+    let text = |model: &str| {
+        let ask = json!({"model": model, "prompt": "abc", "max_tokens": 8, "seed": 1, "logprobs": 1});
+        let reply = as_set.ask("none", &ask);
+        let body: Value =
+            serde_json::from_str(reply.split("\r\n\r\n").nth(1).expect("a body")).expect("JSON");
+        body["choices"][0]["logprobs"].clone()
+    };
+    assert_ne!(text("m"), text("m:tuned"));
+    assert_eq!(text("tuned"), text("m:tuned"));
+}
+
+#[test]
+fn an_adapter_that_cannot_be_used_ends_the_start_with_one_line_that_says_why() {
+    let missing = run(&["--port", "0", "--adapter", "x=nowhere"]);
+    assert_eq!(missing.status.code(), Some(1));
+    let line = String::from_utf8(missing.stderr).expect("text");
+    assert_eq!(line, "evotoken: adapter \"x\": nowhere: adapter_config.json is missing in nowhere\n");
+    // Of another model than the one in the program.
+    let other = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/llada-tiny-lora/adapter");
+    let refused = run(&["--port", "0", "--adapter", other]);
+    let line = String::from_utf8(refused.stderr).expect("text");
+    assert!(
+        refused.status.code() == Some(1) && line.starts_with("evotoken: adapter \"adapter\": "),
+        "{line}"
+    );
+    assert!(line.contains("lora_A.weight: expected shape") && line.lines().count() == 1, "{line}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Settings: layers, their order, and what is said about mistakes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use clap::Parser;
@@ -15,6 +15,33 @@ fn environment(pairs: &[(&str, &str)]) -> HashMap<String, String> {
 fn from_file(text: &str) -> Result<Settings, String> {
     let file = Some(("server.toml".to_owned(), text.to_owned()));
     Settings::from_layers(file, HashMap::new(), &Flags::default()).map_err(|e| e.to_string())
+}
+
+fn folders(pairs: &[(&str, &str)]) -> BTreeMap<String, PathBuf> {
+    pairs.iter().map(|(name, folder)| ((*name).to_owned(), PathBuf::from(folder))).collect()
+}
+
+#[test]
+fn an_adapter_has_a_name_that_can_be_asked_for_and_only_one_folder() {
+    let load = |arguments: &[&str]| {
+        let flags = Flags::try_parse_from([&["evotoken"], arguments].concat()).map_err(|e| e.to_string())?;
+        let settings = Settings::from_layers(None, HashMap::new(), &flags).map_err(|e| e.to_string())?;
+        assert_eq!(from_file(&settings.render()), Ok(settings.clone()));
+        Ok::<_, String>(settings.model.adapters)
+    };
+    // A folder names itself, also one that is written without its name.
+    assert_eq!(load(&["--adapter", "src/../tests"]), Ok(folders(&[("tests", "src/../tests")])));
+    assert_eq!(load(&["--adapter", "a=x=y"]), Ok(folders(&[("a", "x=y")])));
+    assert_eq!(load(&["--adapter", "src/.."]).expect("a folder").len(), 1);
+    for (arguments, part) in [
+        (["--adapter", "a=1", "--adapter", "a=2"].as_slice(), "--adapter: \"a\" stands twice"),
+        (&["--adapter", "a:b=1"], "model.adapters: the name \"a:b\" must not contain ':'"),
+        (&["--adapter", "=1"], "must not be empty"),
+        (&["--adapter", "/"], "NAME=DIR"),
+    ] {
+        let error = load(arguments).expect_err("no such adapter");
+        assert!(error.contains(part), "{error}");
+    }
 }
 
 fn from_environment(pairs: &[(&str, &str)]) -> Result<Settings, String> {
@@ -78,7 +105,8 @@ fn the_commented_decoding_values_are_the_built_in_ones() {
 
 #[test]
 fn flags_go_before_the_environment_and_the_environment_before_the_file() {
-    let file = "[server]\nport = 1\nhost = \"::1\"\n[engine]\nslots = 5\n[model]\nadapter = \"a\"";
+    let file =
+        "[server]\nport = 1\nhost = \"::1\"\n[engine]\nslots = 5\n[model]\nadapters = { a-1 = \"b/c\" }";
     let file = Some(("server.toml".to_owned(), file.to_owned()));
     let environment = environment(&[
         ("EVOTOKEN__SERVER__PORT", "2"),
@@ -86,6 +114,8 @@ fn flags_go_before_the_environment_and_the_environment_before_the_file() {
         ("EVOTOKEN__DECODE__THRESHOLD", "0.5"),
         ("EVOTOKEN__SERVER__API_KEYS", "one,two"),
         ("EVOTOKEN__MODEL__SERVED_NAMES", "12,lab/echo"),
+        ("EVOTOKEN__MODEL__ADAPTERS__X", "y"),
+        ("EVOTOKEN__SERVER__RUNTIME_ADAPTERS", "true"),
         ("OTHER__SERVER__PORT", "9"),
     ]);
     let flags = Flags { port: Some(3), device: Some(DeviceChoice::Cpu), ..Flags::default() };
@@ -94,15 +124,17 @@ fn flags_go_before_the_environment_and_the_environment_before_the_file() {
     assert_eq!(settings.server.host.to_string(), "::1");
     assert_eq!((settings.engine.slots, settings.engine.queue), (5, 77));
     assert_eq!(settings.decode.threshold, Some(0.5));
+    assert!(settings.server.runtime_adapters);
     assert_eq!(settings.server.api_keys.iter().collect::<Vec<_>>(), ["one", "two"]);
     assert_eq!(settings.model.served_names, ["12", "lab/echo"]);
-    assert_eq!(settings.model.adapter, Some(PathBuf::from("a")));
+    assert_eq!(settings.model.adapters, folders(&[("a-1", "b/c"), ("x", "y")]));
     assert_eq!(settings.model.device, DeviceChoice::Cpu);
 }
 
 #[test]
 fn a_flag_for_the_model_takes_nothing_else_from_the_settings() {
-    let file = "[model]\npath = \"m\"\nadapter = \"a\"\nserved_names = [\"x\"]";
+    let file =
+        "[model]\npath = \"m\"\nserved_names = [\"x\"]\n[model.adapters]\na = \"1\"\n\"b.c/d\" = \"2\"";
     let load = |arguments: &[&str]| {
         let flags = Flags::try_parse_from([&["evotoken"], arguments].concat()).expect("valid flags");
         let file = Some(("server.toml".to_owned(), file.to_owned()));
@@ -110,10 +142,14 @@ fn a_flag_for_the_model_takes_nothing_else_from_the_settings() {
     };
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     let model = load(&["--model", "n"]);
-    assert_eq!((model.path, model.adapter), (Some(PathBuf::from("n")), Some(PathBuf::from("a"))));
+    assert_eq!(
+        (model.path, model.adapters),
+        (Some(PathBuf::from("n")), folders(&[("a", "1"), ("b.c/d", "2")]))
+    );
     assert_eq!(model.served_names, names(&["x"]));
-    let model = load(&["--served-model-name", "lab/y", "z", "--adapter", "b"]);
-    assert_eq!((model.path, model.adapter), (Some(PathBuf::from("m")), Some(PathBuf::from("b"))));
+    let model = load(&["--served-model-name", "lab/y", "z", "--adapter", "a=3", "--adapter", "no/where"]);
+    assert_eq!(model.path, Some(PathBuf::from("m")));
+    assert_eq!(model.adapters, folders(&[("a", "3"), ("b.c/d", "2"), ("where", "no/where")]));
     assert_eq!(model.served_names, names(&["lab/y", "z"]));
     let model = load(&["--served-model-name", "y", "--served-model-name", "z"]);
     assert_eq!(model.served_names, names(&["y", "z"]));

@@ -98,15 +98,15 @@ fn finetune(recipe: &str, [model, rows]: &[PathBuf; 2], out: &Path) {
 
 /// Logits of the positions from 1 on through the code that serves.
 fn served(model: &Path, adapter: Option<&Path>) -> Vec<f32> {
-    let adapter = adapter.map(ModelSource::folder);
-    let mut backend =
-        CandleBackend::load(&ModelSource::folder(model), adapter.as_ref(), DeviceChoice::Cpu).unwrap();
+    let mut backend = CandleBackend::load(&ModelSource::folder(model), DeviceChoice::Cpu).unwrap();
+    let load = |folder| backend.adapter_loader().load(&ModelSource::folder(folder)).unwrap();
+    let adapter = adapter.map(load);
     let (slot, canvas) = (SlotId { index: 0, generation: 0 }, IDS.len());
     backend.open_slot(slot, canvas).unwrap();
     let mut batch = StepBatch { top_k: 1, ..StepBatch::default() };
     IDS.iter().for_each(|id| batch.push_row([(*id, 1.0)]));
     let (window, targets) = (0..canvas, 1..canvas);
-    batch.segments.push(Segment { slot, window, visible: canvas, targets, sampling: None });
+    batch.segments.push(Segment { slot, adapter, window, visible: canvas, targets, sampling: None });
     backend.logits(&batch).unwrap().concat().concat()
 }
 

@@ -262,7 +262,14 @@ fn served(backend: &mut CandleBackend, input: &Mixture, first: usize) -> Vec<f32
     for (ids, weights) in input.ids.chunks(input.width).zip(input.weights.chunks(input.width)) {
         batch.push_row(ids.iter().copied().zip(weights.iter().copied()));
     }
-    batch.segments.push(Segment { slot, window: 0..len, visible: len, targets: first..len, sampling: None });
+    batch.segments.push(Segment {
+        slot,
+        adapter: None,
+        window: 0..len,
+        visible: len,
+        targets: first..len,
+        sampling: None,
+    });
     backend.open_slot(slot, len).unwrap();
     let logits = backend.logits(&batch).unwrap();
     backend.close_slot(slot);
@@ -277,8 +284,7 @@ fn training_logits_are_the_golden_and_the_serving_ones() {
         let network = export::network(&config).unwrap();
         let vocab = network.config().vocab;
         let golden = checkpoint::read_tensors(&folder.join("logits.safetensors"), &Device::Cpu).unwrap();
-        let mut backend =
-            CandleBackend::load(&ModelSource::folder(&folder), None, DeviceChoice::Cpu).unwrap();
+        let mut backend = CandleBackend::load(&ModelSource::folder(&folder), DeviceChoice::Cpu).unwrap();
         let passes = passes(&folder);
         assert!(passes.len() >= 3, "{name}");
         for pass in passes {

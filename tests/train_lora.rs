@@ -204,9 +204,9 @@ fn accumulated_gradients_are_a_mean() {
 
 /// All logits of a text through the code that serves.
 fn served(model: &Path, adapter: Option<&Path>) -> Vec<f32> {
-    let adapter = adapter.map(ModelSource::folder);
-    let mut backend =
-        CandleBackend::load(&ModelSource::folder(model), adapter.as_ref(), DeviceChoice::Cpu).unwrap();
+    let mut backend = CandleBackend::load(&ModelSource::folder(model), DeviceChoice::Cpu).unwrap();
+    let load = |folder| backend.adapter_loader().load(&ModelSource::folder(folder)).unwrap();
+    let adapter = adapter.map(load);
     let slot = SlotId { index: 0, generation: 0 };
     let canvas = IDS.len();
     backend.open_slot(slot, canvas).unwrap();
@@ -214,6 +214,7 @@ fn served(model: &Path, adapter: Option<&Path>) -> Vec<f32> {
     IDS.iter().for_each(|id| batch.push_row([(*id, 1.0)]));
     batch.segments.push(Segment {
         slot,
+        adapter,
         window: 0..canvas,
         visible: canvas,
         targets: 0..canvas,

@@ -12,7 +12,7 @@ use super::schema::{Delivery, DiffusionReport, Usage, finish_reason};
 use super::sse;
 use crate::engine::{FinishReason, Progress};
 use crate::service::scored::{ScoredToken, TextPart};
-use crate::service::{Answers, Ask, Service, StepText, TextEvent, random, unix_seconds};
+use crate::service::{Answers, Ask, Service, Speaker, StepText, TextEvent, random, unix_seconds};
 
 /// What all bodies and chunks of one reply have in common.
 #[derive(Debug, Clone)]
@@ -26,10 +26,10 @@ pub struct Head {
 }
 
 impl Head {
-    /// A new reply of `service`, its id beginning with `kind`.
-    pub fn new(kind: &str, service: &Service) -> Self {
+    /// A new reply of `speaker`, its id beginning with `kind`.
+    pub fn new(kind: &str, speaker: &Speaker) -> Self {
         let id = format!("{kind}-{:016x}{:016x}", random(), random());
-        Self { id, created: unix_seconds(), model: service.name().to_owned() }
+        Self { id, created: unix_seconds(), model: speaker.name.clone() }
     }
 }
 

@@ -99,12 +99,12 @@ pub async fn complete(
 ) -> Result<Response, ApiError> {
     let service = Arc::clone(app.ready()?);
     let options = GenerationOptions::parse(take(&mut request.options))?;
-    options.check(&service, &parameters::CHAT)?;
+    let speaker = options.speaker(&service, &parameters::CHAT)?;
     let delivery = options.delivery()?;
     let newer = request.max_completion_tokens.is_some();
     let own = request.own(options.choices()?)?;
-    let ask = options.into_ask(own)?;
-    let shape = Turns { head: Head::new("chatcmpl", &service), scored: ask.sampling.logprobs.is_some() };
+    let ask = options.into_ask(speaker, own)?;
+    let shape = Turns { head: Head::new("chatcmpl", &ask.speaker), scored: ask.sampling.logprobs.is_some() };
     answer::reply(service, ask, delivery, shape).await.map_err(|error| in_chat_s_words(error, newer))
 }
 

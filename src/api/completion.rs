@@ -174,10 +174,10 @@ pub async fn complete(
 ) -> Result<Response, ApiError> {
     let service = Arc::clone(app.ready()?);
     let options = GenerationOptions::parse(take(&mut request.options))?;
-    options.check(&service, &parameters::COMPLETION)?;
+    let speaker = options.speaker(&service, &parameters::COMPLETION)?;
     let (choices, delivery) = request.choices(&options)?;
-    let mut ask = options.into_ask(request.own(choices)?)?;
-    let shape = Texts { head: Head::new("cmpl", &service), scored: ask.sampling.logprobs.is_some() };
+    let mut ask = options.into_ask(speaker, request.own(choices)?)?;
+    let shape = Texts { head: Head::new("cmpl", &ask.speaker), scored: ask.sampling.logprobs.is_some() };
     let selects = matches!(delivery, Delivery::Best { .. });
     if selects {
         // The best are found by their scores, also where these are not shown.

@@ -70,7 +70,14 @@ pub enum ApiError {
     InvalidKey,
     /// A model that is not served.
     UnknownModel(String),
-    /// Nothing is at this path; why, if it is one of OpenAI's.
+    /// An adapter that is not loaded, or a folder that holds none.
+    UnknownAdapter {
+        /// `lora_name` or `lora_path`.
+        param: &'static str,
+        /// Which.
+        message: String,
+    },
+    /// Nothing is at this path; why, if that is known.
     UnknownPath(Option<&'static str>),
     /// The path does not take this method.
     WrongMethod,
@@ -141,7 +148,7 @@ pub enum ModelRefusals {
     ServiceUnavailable(ErrorBody),
 }
 
-/// The refusals of routes that tokenize, for the API's description.
+/// The refusals of routes that tokenize or change what is served, for the API's description.
 #[derive(Debug, IntoResponses)]
 pub enum TokenRefusals {
     /// The JSON, the type or the value of a parameter is wrong.
@@ -150,7 +157,7 @@ pub enum TokenRefusals {
     /// An API key is asked for, and none or a wrong one came.
     #[response(status = 401)]
     Unauthorized(ErrorBody),
-    /// The model or the path does not exist.
+    /// The model, the adapter or the path does not exist.
     #[response(status = 404)]
     NotFound(ErrorBody),
     /// The body did not arrive in time.
@@ -257,6 +264,9 @@ impl ApiError {
             Self::UnknownModel(name) => {
                 let message = format!("the model {name:?} does not exist; GET /v1/models lists what does");
                 (404, CLIENT, Some(text("model")), Some("model_not_found"), message)
+            }
+            Self::UnknownAdapter { param, message } => {
+                (404, CLIENT, Some(text(param)), Some("model_not_found"), message.clone())
             }
             Self::UnknownPath(reason) => {
                 let reason = reason.unwrap_or("nothing is at this path");

@@ -60,6 +60,16 @@ fn operations() -> Vec<Operation> {
         ),
         reads("/v1/models", json!({"object": "list", "data": [model()]})),
         reads("/v1/models/{model}", model()),
+        adapter(
+            "/v1/load_lora_adapter",
+            json!({"lora_name": "evotoken", "lora_path": "models/countdown/adapters/evotoken"}),
+            "The adapter \"evotoken\" is loaded.",
+        ),
+        adapter(
+            "/v1/unload_lora_adapter",
+            json!({"lora_name": "evotoken"}),
+            "The adapter \"evotoken\" is unloaded.",
+        ),
         reads("/health", json!({"status": "ok"})),
         reads("/ready", json!({"status": "ready"})),
         Operation {
@@ -71,6 +81,10 @@ fn operations() -> Vec<Operation> {
             )],
         },
     ]
+}
+
+fn adapter(path: &'static str, request: Value, reply: &str) -> Operation {
+    Operation { path, request: Some(request), replies: vec![("text/plain", json!(reply))] }
 }
 
 fn model() -> Value {

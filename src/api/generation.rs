@@ -11,16 +11,17 @@ use super::body::parse_fields;
 use super::error::ApiError;
 use super::guided::{ResponseFormat, StructuredOutputs, Wishes};
 use super::parameters::{self, Refused};
-use super::schema::{Delivery, DiffusionOptions, Stop, StreamOptions, check_model, count, logit_bias};
+use super::schema::{Delivery, DiffusionOptions, Stop, StreamOptions, asked_speaker, count, logit_bias};
 use crate::guide::Json;
 use crate::service::request::PromptEcho;
-use crate::service::{Ask, Prompts, SamplingOptions, Service};
+use crate::service::{Ask, Prompts, SamplingOptions, Service, Speaker};
 
 /// Parameters of every request that generates. `null` means the same as leaving a field out; unknown fields are ignored.
 /// Parameters of OpenAI's that are not listed are refused unless their value asks for nothing.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 pub struct GenerationOptions {
-    /// Which model, by any of its names; left out: the one that is served. Answers carry its first name.
+    /// Which model, by any of its names, or which adapter: `ADAPTER` or `MODEL:ADAPTER`. Left out: the model without an adapter.
+    /// Answers carry the model's first name, or the adapter's as it was asked for.
     pub model: Option<String>,
     /// Randomness of the guesses; 0 takes the most probable tokens. Left out: what the model recommends, else 0.
     #[schema(minimum = 0, maximum = 2)]
@@ -113,13 +114,14 @@ impl GenerationOptions {
         parse_fields(fields)
     }
 
-    /// Whether the model of `service` is asked for, and nothing of what `refused` lists.
+    /// Who of `service` is asked, if nothing is asked for that `refused` lists.
     ///
     /// # Errors
     /// What is not there.
-    pub fn check(&self, service: &Service, refused: &[Refused]) -> Result<(), ApiError> {
-        check_model(self.model.as_deref(), service)?;
-        parameters::check(&self.rest, refused)
+    pub fn speaker(&self, service: &Service, refused: &[Refused]) -> Result<Speaker, ApiError> {
+        let speaker = asked_speaker(self.model.as_deref(), service)?;
+        parameters::check(&self.rest, refused)?;
+        Ok(speaker)
     }
 
     /// How the answers are wanted.
@@ -138,11 +140,11 @@ impl GenerationOptions {
         Ok(count("n", self.n)?.unwrap_or(1))
     }
 
-    /// The request as the service knows it.
+    /// The request to `speaker` as the service knows it.
     ///
     /// # Errors
     /// A negative number, or a bias for what is no token.
-    pub fn into_ask(self, own: Own) -> Result<Ask, ApiError> {
+    pub fn into_ask(self, speaker: Speaker, own: Own) -> Result<Ask, ApiError> {
         let Own { prompts, choices, max_tokens, suffix, echo, logprobs } = own;
         let diffusion = self.diffusion.unwrap_or_default();
         let progress = diffusion.progress == Some(true);
@@ -160,6 +162,7 @@ impl GenerationOptions {
             (false, _, None) => PromptEcho::Off,
         };
         Ok(Ask {
+            speaker,
             prompts,
             choices,
             max_tokens,

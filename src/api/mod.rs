@@ -1,5 +1,6 @@
 //! The HTTP side: OpenAI's API, to the field, and what operators need.
 
+pub mod adapters;
 pub mod answer;
 pub mod auth;
 pub mod body;
@@ -106,6 +107,8 @@ fn described(app: &Arc<App>) -> OpenApiRouter<Arc<App>> {
         .routes(routes!(models::list))
         .routes(routes!(models::describe))
         .route("/v1/models/{model}/{*rest}", get(models::describe_path))
+        .routes(routes!(adapters::load))
+        .routes(routes!(adapters::unload))
         .route_layer(from_fn_with_state(Arc::clone(app), auth::check));
     v1.routes(routes!(ops::health)).routes(routes!(ops::ready)).routes(routes!(ops::metrics))
 }

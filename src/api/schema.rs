@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::error::ApiError;
 use crate::decode::{Boundary, CacheMode, DecodeOptions, Method, ScoringRule};
 use crate::engine::{FinishReason, Progress};
-use crate::service::Service;
+use crate::service::{Service, Speaker};
 
 /// Strings that end the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
@@ -93,17 +93,13 @@ impl Delivery {
     }
 }
 
-/// Whether the model asked for is the one that is served, by whichever of its names.
+/// The model or adapter asked for, by whichever of its names.
 ///
 /// # Errors
-/// It is another one.
-pub fn check_model(asked: Option<&str>, service: &Service) -> Result<(), ApiError> {
-    match asked {
-        Some(model) if !service.names().iter().any(|name| name == model) => {
-            Err(ApiError::UnknownModel(model.to_owned()))
-        }
-        _ => Ok(()),
-    }
+/// Nothing that is served is called that.
+pub fn asked_speaker(asked: Option<&str>, service: &Service) -> Result<Speaker, ApiError> {
+    let unknown = || ApiError::UnknownModel(asked.unwrap_or_default().to_owned());
+    service.speaker(asked).ok_or_else(unknown)
 }
 
 /// How to denoise. What is left out comes from the server's settings, then the model's `generation_config.json`, then

@@ -11,14 +11,14 @@ use utoipa::ToSchema;
 
 use super::chat::{self, ChatMessage};
 use super::error::{ApiError, ReadRefusals, TokenRefusals};
-use super::schema::check_model;
+use super::schema::asked_speaker;
 use super::{App, JsonBody};
 use crate::service::{Service, Source};
 
 /// A text or a conversation to be tokenized: exactly one of `prompt` and `messages`.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 pub struct TokenizeRequest {
-    /// Which model; left out: the one that is served.
+    /// Which model or adapter; all have one tokenizer.
     pub model: Option<String>,
     /// A text.
     pub prompt: Option<String>,
@@ -57,7 +57,7 @@ pub struct Tokens {
 /// Token ids to be read.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 pub struct DetokenizeRequest {
-    /// Which model; left out: the one that is served.
+    /// Which model or adapter; all have one tokenizer.
     pub model: Option<String>,
     /// Token ids. Must be given; may be empty.
     #[schema(required = true, nullable = false)]
@@ -104,7 +104,7 @@ pub async fn tokenize(
     JsonBody(request): JsonBody<TokenizeRequest>,
 ) -> Result<Json<Tokens>, ApiError> {
     let service = app.service()?;
-    check_model(request.model.as_deref(), service)?;
+    asked_speaker(request.model.as_deref(), service)?;
     let names = request.return_token_strs == Some(true);
     let special = request.add_special_tokens;
     let source = request.into_source()?;
@@ -125,7 +125,7 @@ pub async fn detokenize(
     JsonBody(request): JsonBody<DetokenizeRequest>,
 ) -> Result<Json<Detokenized>, ApiError> {
     let service = app.service()?;
-    check_model(request.model.as_deref(), service)?;
+    asked_speaker(request.model.as_deref(), service)?;
     let tokens = request.tokens.ok_or_else(|| ApiError::invalid("tokens", "must be given"))?;
     aside(service, move |service| Ok(Detokenized { prompt: service.detokenize(&tokens)? })).await
 }

@@ -6,13 +6,17 @@ mod filters;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{Result, Storage, Tensor};
 
-use crate::engine::batch::{Backend, BackendError, PrefixId, Segment, SlotId, StepBatch, StepOutput};
+use crate::engine::batch::{
+    AdapterId, Backend, BackendError, PrefixId, Segment, SlotId, StepBatch, StepOutput,
+};
+use crate::engine::variant::AdapterLoader;
+use crate::model::adapters::{Adapters, PackedLoader};
 use crate::model::kv::Slots;
 use crate::model::loader::Weights;
-use crate::model::lora::Adapter;
 use crate::model::{ModelConfig, ModelError, ModelSource, Transformer};
 use candidates::RowSampling;
 use device::{DeviceChoice, Placement};
@@ -20,35 +24,31 @@ use device::{DeviceChoice, Placement};
 /// Most bytes of logits at once: the head runs over chunks of rows, so `[rows, vocabulary]` never exists as a whole.
 const LOGITS_BYTES: usize = 32 << 20;
 
-/// A model on a device, with the K/V slots of its sequences.
+/// A model on a device, with its adapters and the K/V slots of its sequences.
 #[derive(Debug)]
 pub struct CandleBackend {
     model: Transformer,
+    adapters: Adapters,
+    loader: Arc<PackedLoader>,
     slots: Slots,
     /// The hidden rows of a step that is cut, and the slot it is of.
     parked: Option<(SlotId, Tensor)>,
 }
 
 impl CandleBackend {
-    /// Load a model, with a PEFT adapter merged into its weights if one is given.
+    /// Load a model.
     ///
     /// # Errors
     /// Names the file or tensor that is missing or unusable.
     pub fn load(
         source: &ModelSource,
-        adapter: Option<&ModelSource>,
         placement: impl Into<Placement>,
     ) -> std::result::Result<Self, ModelError> {
         let Placement { device, holding } = placement.into();
         let device = device.open()?;
         let config = ModelConfig::from_json(&source.require("config.json")?)?;
-        let adapter = adapter.map(|adapter| Adapter::load(adapter, &device)).transpose()?;
-        let weights = Weights::open(source, adapter, holding, &device)?;
-        Ok(Self {
-            model: Transformer::load(config, weights, &device)?,
-            slots: Slots::default(),
-            parked: None,
-        })
+        let weights = Weights::open(source, holding, &device)?;
+        Ok(Self::new(Transformer::load(config, &weights, &device)?))
     }
 
     /// A model whose weights are in memory, by their names in a checkpoint.
@@ -62,11 +62,17 @@ impl CandleBackend {
     ) -> std::result::Result<Self, ModelError> {
         let device = device.open()?;
         let weights = Weights::from_tensors(tensors, &device)?;
-        Ok(Self {
-            model: Transformer::load(config, weights, &device)?,
-            slots: Slots::default(),
-            parked: None,
-        })
+        Ok(Self::new(Transformer::load(config, &weights, &device)?))
+    }
+
+    fn new(model: Transformer) -> Self {
+        let (adapters, loader) = Adapters::new(model.config(), model.device());
+        Self { model, adapters, loader: Arc::new(loader), slots: Slots::default(), parked: None }
+    }
+
+    /// Who brings adapters into this backend, also while it runs elsewhere.
+    pub fn adapter_loader(&self) -> Arc<dyn AdapterLoader> {
+        self.loader.clone()
     }
 
     /// Sizes and constants of the model.
@@ -74,7 +80,7 @@ impl CandleBackend {
         self.model.config()
     }
 
-    /// How often a weight matrix was applied so far.
+    /// How often a weight matrix, or an adapter's change of one, was applied so far.
     pub fn linear_calls(&self) -> u64 {
         self.model.linear_calls()
     }
@@ -86,21 +92,31 @@ impl CandleBackend {
     /// As [`Backend::step`].
     pub fn logits(&mut self, batch: &StepBatch) -> std::result::Result<Vec<Vec<Vec<f32>>>, BackendError> {
         let all = |this: &mut Self| -> Result<_> {
-            let hidden = this.model.forward(batch, &this.slots)?;
+            let hidden = this.forward(batch)?;
             let hidden = this.needed_rows(batch, hidden)?;
+            let adapters = this.adapters.needed_rows(batch)?;
             let mut row = 0;
             let mut of_segments = Vec::new();
             for segment in &batch.segments {
-                let rows = segment.targets.len();
-                of_segments.push(match rows {
+                let rows = row..row + segment.targets.len();
+                row = rows.end;
+                of_segments.push(match rows.len() {
                     0 => Vec::new(),
-                    _ => this.model.logits(&hidden.narrow(0, row, rows)?)?.to_vec2::<f32>()?,
+                    _ => {
+                        let hidden = hidden.narrow(0, rows.start, rows.len())?;
+                        this.model.logits(&hidden, &adapters.within(&rows))?.to_vec2::<f32>()?
+                    }
                 });
-                row += rows;
             }
             Ok(of_segments)
         };
         all(self).map_err(forward_error)
+    }
+
+    /// All layers.
+    fn forward(&mut self, batch: &StepBatch) -> Result<Tensor> {
+        self.adapters.receive();
+        self.model.forward(batch, &self.slots, &self.adapters.rows(batch)?)
     }
 
     /// Of the final hidden rows those from which the logits of the targets are read, `[needed, D]`.
@@ -156,7 +172,9 @@ impl CandleBackend {
             Some(hidden) => hidden,
             None => return Err(candle_core::Error::msg("a step goes on that was not begun")),
         };
-        let hidden = self.model.run(hidden, batch, &self.slots, layers.clone())?;
+        self.adapters.receive();
+        let adapters = self.adapters.rows(batch)?;
+        let hidden = self.model.run(hidden, batch, &self.slots, &adapters, layers.clone())?;
         if layers.end < self.config().layers {
             self.parked = slot.map(|slot| (slot, hidden));
             return Ok(None);
@@ -171,9 +189,12 @@ impl CandleBackend {
         let (mask_id, top_k) = (self.config().mask_id, batch.top_k.clamp(1, self.config().vocab - 1));
         let sampling: Vec<Option<RowSampling>> = batch.segments.iter().flat_map(row_sampling).collect();
         let mut output = StepOutput { top_k, ..StepOutput::default() };
+        let adapters = self.adapters.needed_rows(batch)?;
         let head_rows = (LOGITS_BYTES / (self.config().vocab * size_of::<f32>())).max(1);
         for (chunk, sampling) in sampling.chunks(head_rows).enumerate() {
-            let logits = self.model.logits(&hidden.narrow(0, chunk * head_rows, sampling.len())?)?;
+            let rows = chunk * head_rows..chunk * head_rows + sampling.len();
+            let hidden = hidden.narrow(0, rows.start, rows.len())?;
+            let logits = self.model.logits(&hidden, &adapters.within(&rows))?;
             let rows = with_f32(&logits, |logits| candidates::candidates(logits, mask_id, top_k, sampling))?;
             for row in rows {
                 match row {
@@ -205,7 +226,7 @@ impl Backend for CandleBackend {
     }
 
     fn step(&mut self, batch: &StepBatch) -> std::result::Result<StepOutput, BackendError> {
-        let hidden = self.model.forward(batch, &self.slots).map_err(forward_error)?;
+        let hidden = self.forward(batch).map_err(forward_error)?;
         self.candidates(batch, hidden).map_err(forward_error)
     }
 
@@ -229,6 +250,10 @@ impl Backend for CandleBackend {
 
     fn forget(&mut self, prefix: PrefixId) {
         self.slots.forget(prefix);
+    }
+
+    fn drop_adapter(&mut self, adapter: AdapterId) {
+        self.adapters.remove(adapter);
     }
 
     fn layers(&self) -> usize {

@@ -1,5 +1,6 @@
 //! The sections of the settings, each with its defaults.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct ServerSettings {
     pub request_timeout_s: u64,
     /// Time that running answers get at shutdown, in seconds.
     pub drain_timeout_s: u64,
+    /// Whether clients may load and unload adapters.
+    pub runtime_adapters: bool,
 }
 
 impl Default for ServerSettings {
@@ -58,6 +61,7 @@ impl Default for ServerSettings {
             body_timeout_s: 30,
             request_timeout_s: 600,
             drain_timeout_s: 30,
+            runtime_adapters: false,
         }
     }
 }
@@ -127,12 +131,12 @@ impl std::fmt::Debug for ApiKeys {
 pub struct ModelSettings {
     /// Folder in Hugging Face's layout; `None`: the model compiled into the program.
     pub path: Option<PathBuf>,
-    /// PEFT LoRA folder, merged into the weights.
-    pub adapter: Option<PathBuf>,
+    /// PEFT LoRA folders, by the names that clients may call them.
+    pub adapters: BTreeMap<String, PathBuf>,
     /// What clients may call the model; answers carry the first. Empty: its folder's name.
     pub served_names: Vec<String>,
-    /// Which positions see which; no file of a model says it.
-    pub attention: Attention,
+    /// Which positions see which; `None`: as the folder's `evotoken.json` says, else all see all.
+    pub attention: Option<Attention>,
     /// Where it runs.
     pub device: DeviceChoice,
     /// In which format its weight matrices are held.

@@ -15,14 +15,30 @@ pub struct SlotId {
     pub generation: u32,
 }
 
+/// An adapter in a backend's memory. Never used again, so that whatever an adapter left behind is not met by the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AdapterId(pub u64);
+
 /// A finished prefix of a block-causal canvas that is kept for other sequences: the prompt, or the prompt and finished
 /// blocks. What is kept under it is what it adds to the prefix before it: one stretch of positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PrefixId(pub u64);
+pub struct PrefixId {
+    /// The adapter with which its K/V were computed.
+    pub adapter: Option<AdapterId>,
+    /// Which of all; 0 is the one without tokens.
+    pub number: u64,
+}
 
 impl PrefixId {
-    /// The one without tokens, which all others build on; nothing is kept under it.
-    pub const EMPTY: Self = Self(0);
+    /// The one without tokens, which all others of an adapter (or of none) build on; nothing is kept under it.
+    pub fn empty(adapter: Option<AdapterId>) -> Self {
+        Self { adapter, number: 0 }
+    }
+
+    /// Whether it is one without tokens.
+    pub fn is_empty(self) -> bool {
+        self.number == 0
+    }
 }
 
 /// Which candidates a draw may take, judged by the soft-max of the adjusted logits at the draw's temperature. They apply
@@ -76,6 +92,8 @@ impl Sampling {
 pub struct Segment {
     /// Where K/V are written and read.
     pub slot: SlotId,
+    /// The adapter that its rows go through beside the model's own weights.
+    pub adapter: Option<AdapterId>,
     /// Canvas positions fed in, one packed row each.
     pub window: Range<usize>,
     /// Slot positions the rows attend to.
@@ -112,6 +130,11 @@ impl StepBatch {
         self.row_ends.push(self.pairs.len());
     }
 
+    /// Send the segments from number `first` on through an adapter.
+    pub fn adapt(&mut self, first: usize, adapter: Option<AdapterId>) {
+        self.segments[first..].iter_mut().for_each(|segment| segment.adapter = adapter);
+    }
+
     /// Append the step that `plan` describes: its windows, fed from `state`.
     pub fn push_step(&mut self, state: &State, plan: &StepPlan, slot: SlotId, sampling: Option<Sampling>) {
         for window in &plan.windows {
@@ -120,7 +143,8 @@ impl StepBatch {
                 self.push_row(state.pairs(position));
             }
             let sampling = sampling.clone();
-            self.segments.push(Segment { slot, window: positions, visible, targets, sampling });
+            let (window, adapter) = (positions, None);
+            self.segments.push(Segment { slot, adapter, window, visible, targets, sampling });
         }
         self.top_k = self.top_k.max(state.top_k());
     }
@@ -133,7 +157,8 @@ impl StepBatch {
                 self.push_row([scoring.pair(position)]);
             }
             let sampling = Some(Sampling::score(scoring.given()));
-            self.segments.push(Segment { slot, window: positions, visible, targets, sampling });
+            let (window, adapter) = (positions, None);
+            self.segments.push(Segment { slot, adapter, window, visible, targets, sampling });
         }
         self.top_k = self.top_k.max(scoring.top_k());
     }
@@ -331,6 +356,11 @@ pub trait Backend {
     /// Give the memory of a kept stretch back. Unknown ones are ignored.
     fn forget(&mut self, prefix: PrefixId) {
         let _ = prefix;
+    }
+
+    /// Give the memory of an adapter back. No sequence uses it, and none will. Unknown ones are ignored.
+    fn drop_adapter(&mut self, adapter: AdapterId) {
+        let _ = adapter;
     }
 
     /// Layers between which a step can be cut; 1: it cannot be.

@@ -11,6 +11,7 @@ mod scheduler;
 mod sequence;
 mod sharing;
 mod slots;
+pub mod variant;
 mod worker;
 
 use std::sync::{Arc, mpsc};
@@ -21,11 +22,11 @@ use tokio::sync::{Semaphore, TryAcquireError, watch};
 pub use event::{BlockEvent, FinishReason, Progress, SequenceError};
 pub use reader::Reader;
 
-use crate::decode::Attention;
 use crate::service::request::GenerateRequest;
 use crate::telemetry::metrics::Metrics;
-use batch::Backend;
+use batch::{AdapterId, Backend};
 use sequence::Ticket;
+use variant::AdapterLease;
 use worker::{Message, Worker};
 
 /// Bounds of the engine.
@@ -75,8 +76,6 @@ pub struct ModelInfo {
     pub mask_id: u32,
     /// Tokens that end an answer at their block.
     pub eos_ids: Vec<u32>,
-    /// Which positions see which.
-    pub attention: Attention,
 }
 
 /// The way to the engine thread; clones share it. The thread ends when all are dropped and its work is done.
@@ -154,6 +153,11 @@ impl EngineHandle {
         }
         self.inbox.send(Message::Submit(tickets)).map_err(|_| SubmitError::Stopping)?;
         Ok(readers)
+    }
+
+    /// A hold on an adapter that the backend has. When it is let go of, the backend gives the adapter's memory back.
+    pub fn hold(&self, adapter: AdapterId) -> Arc<AdapterLease> {
+        Arc::new(AdapterLease::new(adapter, self.inbox.clone()))
     }
 
     /// Take nothing new from now on; what waits or runs goes on.

@@ -3,12 +3,12 @@
 //! In such a model the prompt sees itself and a block sees itself and what comes before it, so what a finished prefix
 //! holds depends on its tokens and on where its blocks begin, and on nothing behind it. A tree keeps them: every prefix
 //! adds one stretch of tokens (the prompt, or a block) to the prefix before it. Two prefixes are the same if all their
-//! stretches are, token by token.
+//! stretches are, token by token. Every adapter has a tree of its own, because other weights make other K/V.
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-use super::batch::PrefixId;
+use super::batch::{AdapterId, PrefixId};
 
 /// Kept prefixes, within a number of bytes that the caller gives. What was used longest ago goes first, and nothing goes
 /// before what builds on it.
@@ -41,9 +41,7 @@ impl Entry {
 
 impl PrefixTree {
     pub fn new() -> Self {
-        let root = Entry::new(PrefixId::EMPTY, Rc::from([]), 0);
-        let entries = HashMap::from([(PrefixId::EMPTY, root)]);
-        Self { entries, by_use: BTreeMap::new(), bytes: 0, next_id: PrefixId::EMPTY.0 + 1, clock: 0 }
+        Self { entries: HashMap::new(), by_use: BTreeMap::new(), bytes: 0, next_id: 1, clock: 0 }
     }
 
     /// Bytes of all kept prefixes.
@@ -62,15 +60,13 @@ impl PrefixTree {
     pub fn has_place(&self, before: PrefixId, bytes: usize, limit: usize) -> bool {
         let mut all = Some(bytes);
         let mut at = before;
-        while let Some(entry) = self.entries.get(&at) {
+        while !at.is_empty() {
+            // What it builds on may be gone.
+            let Some(entry) = self.entries.get(&at) else { return false };
             all = all.and_then(|all| all.checked_add(entry.bytes));
-            if at == PrefixId::EMPTY {
-                return all.is_some_and(|all| all <= limit);
-            }
             at = entry.before;
         }
-        // What it builds on is gone.
-        false
+        all.is_some_and(|all| all <= limit)
     }
 
     /// Keep the prefix that adds `stretch` to `before`, which is not kept yet. Returns it and those that went for it;
@@ -87,9 +83,12 @@ impl PrefixTree {
         // What it builds on becomes the youngest, and there is room beside it: it stays.
         self.touch(before);
         let gone = self.shrink(limit - bytes);
-        let id = PrefixId(self.next_id);
+        let id = PrefixId { adapter: before.adapter, number: self.next_id };
         self.next_id += 1;
         let stretch: Rc<[u32]> = stretch.into();
+        if before.is_empty() {
+            self.entries.entry(before).or_insert_with(|| Entry::new(before, Rc::from([]), 0));
+        }
         self.entries.get_mut(&before)?.next.insert(Rc::clone(&stretch), id);
         self.entries.insert(id, Entry::new(before, stretch, bytes));
         self.bytes += bytes;
@@ -120,10 +119,22 @@ impl PrefixTree {
         }
     }
 
+    /// Let go of all prefixes of an adapter. Returns them.
+    pub fn remove_all_of(&mut self, adapter: AdapterId) -> Vec<PrefixId> {
+        let of_it = |id: &PrefixId, _: &mut Entry| id.adapter == Some(adapter);
+        let mut gone = Vec::new();
+        for (id, entry) in self.entries.extract_if(of_it).filter(|(id, _)| !id.is_empty()) {
+            self.by_use.remove(&entry.used);
+            self.bytes -= entry.bytes;
+            gone.push(id);
+        }
+        gone
+    }
+
     /// A prefix was used, and with it all that it builds on.
     fn touch(&mut self, id: PrefixId) {
         let mut at = id;
-        while at != PrefixId::EMPTY
+        while !at.is_empty()
             && let Some(entry) = self.entries.get_mut(&at)
         {
             self.clock += 1;
@@ -141,7 +152,7 @@ mod tests {
 
     use super::*;
 
-    const EMPTY: PrefixId = PrefixId::EMPTY;
+    const EMPTY: PrefixId = PrefixId { adapter: None, number: 0 };
 
     #[test]
     fn a_prefix_is_found_by_all_its_tokens_and_borders_and_by_nothing_less() {
@@ -183,6 +194,25 @@ mod tests {
     }
 
     #[test]
+    fn adapters_share_no_prefix_and_one_that_goes_takes_its_own_with_it() {
+        let mut tree = PrefixTree::new();
+        let empty = |number| PrefixId::empty(Some(AdapterId(number)));
+        let (own, _) = tree.insert((EMPTY, &[1, 2]), 10, 100).unwrap();
+        assert_eq!(tree.find(empty(7), &[1, 2]), None);
+        let (first, _) = tree.insert((empty(7), &[1, 2]), 10, 100).unwrap();
+        let (block, _) = tree.insert((first, &[3]), 5, 100).unwrap();
+        let (other, _) = tree.insert((empty(8), &[1, 2]), 10, 100).unwrap();
+        assert_eq!(HashMap::from([(own, 0), (first, 0), (block, 0), (other, 0)]).len(), 4);
+        let mut gone = tree.remove_all_of(AdapterId(7));
+        gone.sort();
+        assert_eq!((gone, tree.bytes()), (vec![first, block], 20));
+        assert_eq!(tree.find(empty(7), &[1, 2]), None);
+        assert_eq!(tree.find(EMPTY, &[1, 2]), Some(own));
+        assert_eq!(tree.shrink(10), [other]);
+        assert!(tree.remove_all_of(AdapterId(8)).is_empty());
+    }
+
+    #[test]
     fn nothing_builds_on_a_prefix_that_is_gone() {
         let mut tree = PrefixTree::new();
         let (prompt, _) = tree.insert((EMPTY, &[1]), 10, 20).unwrap();
@@ -201,24 +231,25 @@ mod tests {
             let mut tree = PrefixTree::new();
             // Every prefix that was ever there: its whole path of stretches and its bytes.
             let mut kept: BTreeMap<u64, (Vec<u32>, usize)> = BTreeMap::from([(0, (vec![], 0))]);
+            let of = |number| PrefixId { adapter: None, number };
             for (which, token, bytes, limit) in steps {
                 let ids: Vec<u64> = kept.keys().copied().collect();
-                let before = PrefixId(ids[which % ids.len()]);
-                let path = [kept[&before.0].0.as_slice(), &[token]].concat();
-                let there = kept.iter().find(|(_, (other, _))| *other == path).map(|(id, _)| PrefixId(*id));
+                let before = of(ids[which % ids.len()]);
+                let path = [kept[&before.number].0.as_slice(), &[token]].concat();
+                let there = kept.iter().find(|(_, (other, _))| *other == path).map(|(id, _)| of(*id));
                 prop_assert_eq!(tree.find(before, &[token]), there);
                 let gone = match there {
                     Some(_) => tree.shrink(limit),
                     None => match tree.insert((before, &[token]), bytes, limit) {
                         Some((id, gone)) => {
-                            prop_assert!(kept.insert(id.0, (path, bytes)).is_none());
+                            prop_assert!(kept.insert(id.number, (path, bytes)).is_none());
                             gone
                         }
                         None => continue,
                     },
                 };
                 for id in gone {
-                    let (path, _) = kept.remove(&id.0).unwrap();
+                    let (path, _) = kept.remove(&id.number).unwrap();
                     let builds_on = |other: &Vec<u32>| other.len() > path.len() && other.starts_with(&path);
                     prop_assert!(!kept.values().any(|(other, _)| builds_on(other)), "{path:?} went too early");
                 }

@@ -76,7 +76,7 @@ impl Sequence {
             request.prompt(),
             request.max_tokens(),
             *request.decode(),
-            model.attention,
+            request.variant().attention,
             model.mask_id,
         );
         let state = state.with_suffix(request.suffix()).with_track(request.track().cloned());
@@ -89,7 +89,7 @@ impl Sequence {
             .scores_prompt()
             .map(|(rule, alternatives)| Scoring::new(rule, request.prompt(), model.mask_id, alternatives));
         let progress = Progress { seed: request.seed(), ..Progress::default() };
-        let prefix = Some(PrefixId::EMPTY);
+        let prefix = Some(PrefixId::empty(request.variant().adapter_id()));
         Self { ticket, progress, last_tick: tick, long: None, scoring, prefix, state, slot }
     }
 
@@ -133,6 +133,12 @@ impl Sequence {
 
     /// Append the step of `plan` to the tick's rows.
     pub fn pack(&self, plan: &StepPlan, batch: &mut StepBatch) {
+        let first = batch.segments.len();
+        self.push(plan, batch);
+        batch.adapt(first, self.ticket.request.variant().adapter_id());
+    }
+
+    fn push(&self, plan: &StepPlan, batch: &mut StepBatch) {
         if let Some(scoring) = &self.scoring {
             return batch.push_scoring(scoring, plan, self.slot.id());
         }

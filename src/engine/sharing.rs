@@ -8,11 +8,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::batch::{Backend, PrefixId};
+use super::EngineLimits;
+use super::batch::{AdapterId, Backend, PrefixId};
 use super::prefix::PrefixTree;
 use super::sequence::Sequence;
-use super::{EngineLimits, ModelInfo};
-use crate::decode::{Attention, StepPlan};
+use crate::decode::StepPlan;
 use crate::telemetry::metrics::Metrics;
 
 #[derive(Debug)]
@@ -24,12 +24,8 @@ pub(super) struct Sharing {
 }
 
 impl Sharing {
-    pub fn new(limits: &EngineLimits, model: &ModelInfo, metrics: Arc<Metrics>) -> Self {
-        let limit = match model.attention {
-            Attention::Full => 0,
-            Attention::BlockCausal => limits.prefix_cache_bytes,
-        };
-        Self { tree: PrefixTree::new(), limit, metrics }
+    pub fn new(limits: &EngineLimits, metrics: Arc<Metrics>) -> Self {
+        Self { tree: PrefixTree::new(), limit: limits.prefix_cache_bytes, metrics }
     }
 
     /// Write kept prefixes into the slots of the sequences that would compute them next.
@@ -126,6 +122,13 @@ impl Sharing {
         self.forget(backend, &gone);
         self.metrics.prefix_bytes(self.tree.bytes());
         !gone.is_empty()
+    }
+
+    /// Nobody uses an adapter any more: give it back, and all that was computed with it.
+    pub fn drop_adapter<B: Backend>(&mut self, backend: &mut B, adapter: AdapterId) {
+        self.tree.remove_all_of(adapter).into_iter().for_each(|id| backend.forget(id));
+        self.metrics.prefix_bytes(self.tree.bytes());
+        backend.drop_adapter(adapter);
     }
 
     fn forget<B: Backend>(&self, backend: &mut B, gone: &[PrefixId]) {

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::batch::{Backend, BackendError, RowsView, StepBatch, StepOutput};
+use super::batch::{AdapterId, Backend, BackendError, RowsView, StepBatch, StepOutput};
 use super::event::{BlockEvent, SequenceError};
 use super::fault::{caught, reason};
 use super::long::LongStep;
@@ -26,6 +26,8 @@ use crate::telemetry::metrics::{FinishStats, Metrics, Outcome, TickStats};
 pub(super) enum Message {
     /// The sequences of one request, each with its place in the queue.
     Submit(Vec<(Ticket, OwnedSemaphorePermit)>),
+    /// Nobody uses this adapter any more.
+    DropAdapter(AdapterId),
     /// Take nothing new.
     StopAdmitting,
     /// End everything.
@@ -72,7 +74,7 @@ impl<B: Backend> Worker<B> {
         inbox: Receiver<Message>,
     ) -> Self {
         let slots = SlotPool::new(limits.slots, limits.kv_bytes);
-        let sharing = Sharing::new(&limits, &model, Arc::clone(&metrics));
+        let sharing = Sharing::new(&limits, Arc::clone(&metrics));
         let (mode, waiting, running) = (Mode::Open, VecDeque::new(), Vec::new());
         Self { backend, model, limits, metrics, inbox, mode, waiting, running, slots, sharing, tick: 0 }
     }
@@ -113,6 +115,7 @@ impl<B: Backend> Worker<B> {
             };
             match message {
                 Ok(Message::Submit(tickets)) => self.waiting.extend(tickets),
+                Ok(Message::DropAdapter(adapter)) => self.sharing.drop_adapter(&mut self.backend, adapter),
                 Ok(Message::StopAdmitting) => self.mode = Mode::Draining,
                 Ok(Message::Stop) => self.mode = Mode::Stopped,
                 Err(TryRecvError::Disconnected) if idle => return false,

@@ -22,7 +22,7 @@ pub const COUNTDOWN: ModelSource = ModelSource::Bundled {
     ],
 };
 
-/// The model and the adapter that somebody asked for: folders, and without a model folder the bundled model.
-pub fn sources(model: Option<&Path>, adapter: Option<&Path>) -> (ModelSource, Option<ModelSource>) {
-    (model.map_or(COUNTDOWN, ModelSource::folder), adapter.map(ModelSource::folder))
+/// The model that somebody asked for: a folder, and without one the bundled model.
+pub fn or_folder(model: Option<&Path>) -> ModelSource {
+    model.map_or(COUNTDOWN, ModelSource::folder)
 }

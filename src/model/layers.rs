@@ -21,7 +21,7 @@ impl Linear {
     /// # Errors
     /// A tensor is missing or misshapen.
     pub fn load(
-        weights: &mut Weights,
+        weights: &Weights,
         module: &str,
         shape: [usize; 2],
         bias: bool,
@@ -68,7 +68,7 @@ impl RmsNorm {
     /// # Errors
     /// The tensor is missing or misshapen.
     pub fn load(
-        weights: &mut Weights,
+        weights: &Weights,
         module: &str,
         width: usize,
         eps: f64,

@@ -1,11 +1,10 @@
-//! Weights by name and shape for the network, with a PEFT adapter merged in.
+//! Weights by name and shape for the network.
 
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 
 use super::checkpoint::Checkpoint;
-use super::lora::Adapter;
 use super::product::{Holding, Packed};
 use super::stored::{Format, Stored};
 use super::{ModelError, ModelSource};
@@ -13,7 +12,6 @@ use super::{ModelError, ModelSource};
 /// The weights of a network that is being loaded. Tensors are read when asked for.
 pub struct Weights {
     checkpoint: Checkpoint,
-    adapter: Option<Adapter>,
     holding: Holding,
     device: Device,
 }
@@ -23,15 +21,10 @@ impl Weights {
     ///
     /// # Errors
     /// A file is missing or unreadable.
-    pub fn open(
-        source: &ModelSource,
-        adapter: Option<Adapter>,
-        holding: Holding,
-        device: &Device,
-    ) -> Result<Self, ModelError> {
+    pub fn open(source: &ModelSource, holding: Holding, device: &Device) -> Result<Self, ModelError> {
         let checkpoint = Checkpoint::open(source, "model")?;
         let holding = holding.of_model(checkpoint.weights(), &checkpoint.formats());
-        Ok(Self { checkpoint, adapter, holding, device: device.clone() })
+        Ok(Self { checkpoint, holding, device: device.clone() })
     }
 
     /// Weights that are in memory already, by their names in a checkpoint.
@@ -41,7 +34,6 @@ impl Weights {
     pub fn from_tensors(tensors: &BTreeMap<String, Tensor>, device: &Device) -> Result<Self, ModelError> {
         Ok(Self {
             checkpoint: Checkpoint::of_tensors(tensors)?,
-            adapter: None,
             holding: Holding::AsStored,
             device: device.clone(),
         })
@@ -66,13 +58,12 @@ impl Weights {
         Ok(stored)
     }
 
-    /// The matrix `{module}.weight` `[outputs, inputs]`, packed for products, with the adapter's change added if it
-    /// has one for this module.
+    /// The matrix `{module}.weight` `[outputs, inputs]`, packed for products.
     ///
     /// # Errors
     /// Names the tensor, with the shape expected and found.
-    pub fn matrix(&mut self, module: &str, shape: [usize; 2]) -> Result<Packed, ModelError> {
-        let stored = self.changed(module, shape)?;
+    pub fn matrix(&self, module: &str, shape: [usize; 2]) -> Result<Packed, ModelError> {
+        let stored = self.stored(&format!("{module}.weight"), &shape)?;
         pack(module, &stored, self.holding.of(stored.format()))
     }
 
@@ -80,8 +71,8 @@ impl Weights {
     ///
     /// # Errors
     /// Names the tensor, with the shape expected and found.
-    pub fn head(&mut self, module: &str, shape: [usize; 2]) -> Result<Packed, ModelError> {
-        let stored = self.changed(module, shape)?;
+    pub fn head(&self, module: &str, shape: [usize; 2]) -> Result<Packed, ModelError> {
+        let stored = self.stored(&format!("{module}.weight"), &shape)?;
         pack(module, &stored, self.holding.of_head(stored.format()))
     }
 
@@ -91,27 +82,6 @@ impl Weights {
     /// Names the tensor.
     pub fn tied_head(&self, module: &str, table: &Stored) -> Result<Packed, ModelError> {
         pack(module, table, self.holding.of_head(table.format()))
-    }
-
-    fn changed(&mut self, module: &str, shape: [usize; 2]) -> Result<Stored, ModelError> {
-        let name = format!("{module}.weight");
-        let stored = self.stored(&name, &shape)?;
-        let change = match &mut self.adapter {
-            Some(adapter) => adapter.take(module, &shape)?,
-            None => None,
-        };
-        let Some(change) = change else { return Ok(stored) };
-        let changed =
-            stored.to_tensor(&self.device).and_then(|weight| Stored::of_tensor(&(weight + change)?));
-        changed.map_err(|e| ModelError::tensor(&name, e))
-    }
-
-    /// To be called when the network has all its weights.
-    ///
-    /// # Errors
-    /// The adapter has tensors for modules that the model does not have.
-    pub fn finish(self) -> Result<(), ModelError> {
-        self.adapter.map_or(Ok(()), Adapter::finish)
     }
 }
 

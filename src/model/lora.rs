@@ -4,25 +4,39 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::checkpoint::Checkpoint;
 use super::loader::check_shape;
 use super::{ModelError, ModelSource};
 
-/// An adapter's matrices by module path (`model.transformer.blocks.0.q_proj`).
+/// An adapter's matrices by module path (`model.transformer.blocks.0.q_proj`), as its files hold them.
 pub struct Adapter {
     /// Module path → (A `[r, in]`, B `[out, r]`).
     modules: BTreeMap<String, (Tensor, Tensor)>,
-    rank: usize,
-    scaling: f64,
+    config: AdapterJson,
+}
+
+/// What an adapter adds to a linear module: x → scaling * B (A x).
+pub struct Change {
+    /// A, `[r, in]`, f32.
+    pub down: Tensor,
+    /// B, `[out, r]`, f32.
+    pub up: Tensor,
+    /// lora_alpha / r.
+    pub scaling: f64,
 }
 
 #[derive(Debug, Deserialize)]
 struct AdapterJson {
     r: usize,
     lora_alpha: f64,
+    #[serde(default)]
+    rank_pattern: Option<BTreeMap<String, usize>>,
+    #[serde(default)]
+    alpha_pattern: Option<BTreeMap<String, f64>>,
     #[serde(flatten)]
-    rest: serde_json::Map<String, serde_json::Value>,
+    rest: Map<String, Value>,
 }
 
 /// PEFT puts this before the module path of every tensor.
@@ -58,23 +72,22 @@ impl Adapter {
             let reason = "a lora_B matrix has no lora_A".to_owned();
             return Err(ModelError::File { file: source.place(), reason });
         }
-        #[expect(clippy::cast_precision_loss, reason = "ranks are small")]
-        let scaling = config.lora_alpha / config.r as f64;
-        Ok(Self { modules, rank: config.r, scaling })
+        Ok(Self { modules, config })
     }
 
-    /// The change (lora_alpha / r) B A of a module's weight `[out, in]`, if the adapter has one. Each can be taken once.
+    /// What the adapter adds to a module with a weight of this shape (`[out, in]`), if it does. Each can be taken once.
     ///
     /// # Errors
     /// The matrices do not fit the weight.
-    pub fn take(&mut self, module: &str, shape: &[usize]) -> Result<Option<Tensor>, ModelError> {
-        let Some((a, b)) = self.modules.remove(module) else { return Ok(None) };
+    pub fn take(&mut self, module: &str, shape: &[usize]) -> Result<Option<Change>, ModelError> {
         let [out, width] = shape else { return Ok(None) };
-        check_shape(&format!("{PREFIX}{module}.lora_A.weight"), a.dims(), &[self.rank, *width])?;
-        check_shape(&format!("{PREFIX}{module}.lora_B.weight"), b.dims(), &[*out, self.rank])?;
-        let change =
-            b.matmul(&a).and_then(|ba| ba * self.scaling).map_err(|e| ModelError::tensor(module, e))?;
-        Ok(Some(change))
+        let Some((down, up)) = self.modules.remove(module) else { return Ok(None) };
+        let name = |part: &str| format!("{PREFIX}{module}.{part}.weight");
+        let unclear = |reason: String| ModelError::tensor(&name("lora_A"), reason);
+        let (rank, scaling) = self.config.rank_and_scaling(module).map_err(unclear)?;
+        check_shape(&name("lora_A"), down.dims(), &[rank, *width])?;
+        check_shape(&name("lora_B"), up.dims(), &[*out, rank])?;
+        Ok(Some(Change { down, up, scaling }))
     }
 
     /// To be called when every module took its change.
@@ -92,27 +105,55 @@ impl Adapter {
     }
 }
 
+impl Change {
+    /// The same as one matrix, `[out, in]`: what merging adds to the weight of `module`.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn matrix(&self, module: &str) -> Result<Tensor, ModelError> {
+        let Self { down, up, scaling } = self;
+        up.matmul(down).and_then(|ba| ba * *scaling).map_err(|e| ModelError::tensor(module, e))
+    }
+}
+
 impl AdapterJson {
     /// Options that change what the matrices mean must be off.
     fn check(&self) -> Result<(), String> {
-        if self.r == 0 {
+        let patterns = self.rank_pattern.iter().flat_map(BTreeMap::keys);
+        let patterns = patterns.chain(self.alpha_pattern.iter().flat_map(BTreeMap::keys));
+        // PEFT reads them as regular expressions; what is a path means the same either way.
+        let is_path = |key: &str| key.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.".contains(&b));
+        if let Some(key) = patterns.into_iter().find(|key| !is_path(key)) {
+            return Err(format!(
+                "rank_pattern and alpha_pattern: {key:?} is no module path, which is not supported"
+            ));
+        }
+        let ranks = self.rank_pattern.iter().flat_map(BTreeMap::values);
+        if ranks.chain([&self.r]).any(|rank| *rank == 0) {
             return Err("r must be at least 1".to_owned());
         }
-        let off = |value: &serde_json::Value| match value {
-            serde_json::Value::Null | serde_json::Value::Bool(false) => true,
-            serde_json::Value::Object(map) => map.is_empty(),
-            serde_json::Value::Array(list) => list.is_empty(),
-            serde_json::Value::String(text) => text == "none",
+        if let Some(kind) = self.rest.get("peft_type").filter(|kind| *kind != "LORA") {
+            return Err(format!("peft_type = {kind} is not supported"));
+        }
+        let off = |value: &Value| match value {
+            Value::Null | Value::Bool(false) => true,
+            Value::Object(map) => map.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            Value::String(text) => text == "none",
             _ => false,
         };
         let keys = [
             "use_dora",
             "use_rslora",
-            "rank_pattern",
-            "alpha_pattern",
+            "use_qalora",
             "modules_to_save",
             "fan_in_fan_out",
             "bias",
+            "lora_bias",
+            "layer_replication",
+            "target_parameters",
+            "trainable_token_indices",
+            "alora_invocation_tokens",
         ];
         for key in keys {
             if let Some(value) = self.rest.get(key)
@@ -122,5 +163,75 @@ impl AdapterJson {
             }
         }
         Ok(())
+    }
+
+    /// r, and lora_alpha / r, of a module.
+    fn rank_and_scaling(&self, module: &str) -> Result<(usize, f64), String> {
+        let rank = of_module(self.rank_pattern.as_ref(), module, "rank_pattern")?.unwrap_or(self.r);
+        let alpha = of_module(self.alpha_pattern.as_ref(), module, "alpha_pattern")?;
+        #[expect(clippy::cast_precision_loss, reason = "ranks are small")]
+        Ok((rank, alpha.unwrap_or(self.lora_alpha) / rank as f64))
+    }
+}
+
+/// What a table of path endings says of a module. PEFT takes the first entry that matches, in an order that a parsed object
+/// no longer has; so there must be only one.
+fn of_module<T: Copy>(
+    table: Option<&BTreeMap<String, T>>,
+    module: &str,
+    name: &str,
+) -> Result<Option<T>, String> {
+    let ends =
+        |key: &str| module.strip_suffix(key).is_some_and(|before| before.is_empty() || before.ends_with('.'));
+    let mut found = table.into_iter().flatten().filter(|(key, _)| ends(key));
+    match (found.next(), found.next()) {
+        (Some((one, _)), Some((other, _))) => {
+            Err(format!("{one:?} and {other:?} of {name} both name this module"))
+        }
+        (first, _) => Ok(first.map(|(_, value)| *value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> AdapterJson {
+        serde_json::from_str(text).expect("a config")
+    }
+
+    #[test]
+    fn a_module_has_the_rank_and_scaling_that_its_path_s_ending_is_given() {
+        let config = config(
+            r#"{"r": 8, "lora_alpha": 16, "rank_pattern": {"q_proj": 4, "blocks.1.v_proj": 2},
+                "alpha_pattern": {"q_proj": 2}, "peft_type": "LORA", "bias": "none", "use_dora": false}"#,
+        );
+        config.check().expect("nothing that changes the meaning");
+        for (module, expected) in [
+            ("model.transformer.blocks.0.q_proj", (4, 0.5)),
+            ("model.transformer.blocks.1.v_proj", (2, 8.0)),
+            ("model.transformer.blocks.11.v_proj", (8, 2.0)),
+            ("model.transformer.blocks.0.xq_proj", (8, 2.0)),
+        ] {
+            assert_eq!(config.rank_and_scaling(module), Ok(expected), "{module}");
+        }
+    }
+
+    #[test]
+    fn what_changes_the_meaning_of_the_matrices_is_refused() {
+        for (text, reason) in [
+            (r#"{"r": 0, "lora_alpha": 1}"#, "r must be at least 1"),
+            (r#"{"r": 1, "lora_alpha": 1, "rank_pattern": {"q": 0}}"#, "r must be at least 1"),
+            (r#"{"r": 1, "lora_alpha": 1, "rank_pattern": {"^q.*": 2}}"#, "no module path"),
+            (r#"{"r": 1, "lora_alpha": 1, "peft_type": "LOHA"}"#, "peft_type = \"LOHA\""),
+            (r#"{"r": 1, "lora_alpha": 1, "use_rslora": true}"#, "use_rslora = true"),
+            (r#"{"r": 1, "lora_alpha": 1, "bias": "lora_only"}"#, "bias = \"lora_only\""),
+        ] {
+            let error = config(text).check().expect_err(text);
+            assert!(error.contains(reason), "{error}");
+        }
+        let both = r#"{"r": 1, "lora_alpha": 1, "alpha_pattern": {"q": 2, "a.q": 3}}"#;
+        let error = config(both).rank_and_scaling("x.a.q").expect_err("two entries");
+        assert!(error.contains("both name this module"), "{error}");
     }
 }

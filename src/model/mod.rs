@@ -1,5 +1,6 @@
 //! Models: configuration, weights, and the network over packed rows.
 
+pub mod adapters;
 pub mod bundled;
 pub mod checkpoint;
 pub mod config;
@@ -7,6 +8,7 @@ pub mod kv;
 pub mod layers;
 pub mod loader;
 pub mod lora;
+pub mod marker;
 pub(crate) mod names;
 pub mod product;
 pub mod source;

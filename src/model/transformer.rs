@@ -6,10 +6,11 @@ use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor};
 
+use super::adapters::AdapterRows;
 use super::kv::Slots;
 use super::layers::{Embedding, Linear, RmsNorm, Rotary, attend, rotate, split_heads, swiglu};
 use super::loader::Weights;
-use super::names::Names;
+use super::names::{Names, Part};
 use super::{ModelConfig, ModelError};
 use crate::engine::batch::{Segment, StepBatch};
 
@@ -28,7 +29,7 @@ struct Layer {
 
 impl Layer {
     fn load(
-        weights: &mut Weights,
+        weights: &Weights,
         names: &Names,
         number: usize,
         config: &ModelConfig,
@@ -70,23 +71,22 @@ impl Transformer {
     /// Names the tensor that is missing or misshapen.
     pub fn load(
         config: ModelConfig,
-        mut weights: Weights,
+        weights: &Weights,
         device: &Device,
     ) -> std::result::Result<Self, ModelError> {
         let names = Names::of(config.family);
         let table = [config.vocab, config.width];
-        let embedding = Embedding::load(&weights, names.embedding, table)?;
+        let embedding = Embedding::load(weights, names.embedding, table)?;
         let layers = (0..config.layers)
-            .map(|number| Layer::load(&mut weights, names, number, &config))
+            .map(|number| Layer::load(weights, names, number, &config))
             .collect::<std::result::Result<Vec<_>, _>>()?;
-        let final_norm = RmsNorm::load(&mut weights, names.final_norm, config.width, config.norm_eps)?;
+        let final_norm = RmsNorm::load(weights, names.final_norm, config.width, config.norm_eps)?;
         let head = if config.tied_head {
             weights.tied_head(names.embedding, embedding.stored())?
         } else {
             weights.head(names.head, table)?
         };
         let head = Linear::of(head);
-        weights.finish()?;
         let rotary = Rotary::new(&config, device).map_err(|e| ModelError::tensor("rotary angles", e))?;
         let device = device.clone();
         Ok(Self { config, embedding, layers, final_norm, head, rotary, device, linear_calls: Cell::new(0) })
@@ -102,24 +102,28 @@ impl Transformer {
         &self.device
     }
 
-    /// How often a weight matrix was applied so far. Per pass it does not depend on the number of sequences.
+    /// How often a weight matrix, or an adapter's change of one, was applied so far. Per pass it does not depend on the number
+    /// of sequences.
     pub fn linear_calls(&self) -> u64 {
         self.linear_calls.get()
     }
 
-    fn linear(&self, linear: &Linear, x: &Tensor) -> Result<Tensor> {
-        self.linear_calls.set(self.linear_calls.get() + 1);
-        linear.forward(x)
+    /// A module over all rows, and beside it the rows' adapters.
+    fn linear(&self, linear: &Linear, part: Part, x: &Tensor, adapters: &AdapterRows) -> Result<Tensor> {
+        let y = linear.forward(x)?;
+        let calls = 1 + adapters.add(part, x, &y)?;
+        self.linear_calls.set(self.linear_calls.get() + calls);
+        Ok(y)
     }
 
-    /// Run all layers over the packed rows; K/V of every window are written into its slot. Returns the final normed
-    /// hidden rows `[rows, D]`.
+    /// Run all layers over the packed rows, of which some go through adapters; K/V of every window are written into its slot.
+    /// Returns the final normed hidden rows `[rows, D]`.
     ///
     /// # Errors
     /// A slot is not open, an id or a position is out of range, or the device fails.
-    pub fn forward(&self, batch: &StepBatch, slots: &Slots) -> Result<Tensor> {
+    pub fn forward(&self, batch: &StepBatch, slots: &Slots, adapters: &AdapterRows) -> Result<Tensor> {
         let x = self.embed(batch)?;
-        self.finish(&self.run(x, batch, slots, 0..self.layers.len())?)
+        self.finish(&self.run(x, batch, slots, adapters, 0..self.layers.len())?)
     }
 
     /// Run some layers over hidden rows `[rows, D]`; K/V of every window are written into its slot. Which rows share a
@@ -127,20 +131,28 @@ impl Transformer {
     ///
     /// # Errors
     /// A slot is not open, a position is out of range, or the device fails.
-    pub fn run(&self, x: Tensor, batch: &StepBatch, slots: &Slots, layers: Range<usize>) -> Result<Tensor> {
+    pub fn run(
+        &self,
+        x: Tensor,
+        batch: &StepBatch,
+        slots: &Slots,
+        adapters: &AdapterRows,
+        layers: Range<usize>,
+    ) -> Result<Tensor> {
         let mut x = x;
         let angles = self.rotary.at(&self.positions(batch)?)?;
         for (number, layer) in self.layers.iter().enumerate().take(layers.end).skip(layers.start) {
             let y = layer.norm1.forward(&x)?;
-            let heads = |linear, count| split_heads(&self.linear(linear, &y)?, count);
-            let q = rotate(&heads(&layer.q, self.config.heads)?, &angles)?;
-            let k = rotate(&heads(&layer.k, self.config.kv_heads)?, &angles)?;
-            let v = heads(&layer.v, self.config.kv_heads)?;
+            let heads = |linear, part, count| split_heads(&self.linear(linear, part, &y, adapters)?, count);
+            let q = rotate(&heads(&layer.q, Part::Q(number), self.config.heads)?, &angles)?;
+            let k = rotate(&heads(&layer.k, Part::K(number), self.config.kv_heads)?, &angles)?;
+            let v = heads(&layer.v, Part::V(number), self.config.kv_heads)?;
             let mixed = attend_segments(&batch.segments, slots, number, (&q, &k, &v))?;
-            x = (x + self.linear(&layer.o, &mixed)?)?;
+            x = (x + self.linear(&layer.o, Part::O(number), &mixed, adapters)?)?;
             let y = layer.norm2.forward(&x)?;
-            let gated = swiglu(&self.linear(&layer.gate, &y)?, &self.linear(&layer.up, &y)?)?;
-            x = (x + self.linear(&layer.down, &gated)?)?;
+            let gate = self.linear(&layer.gate, Part::Gate(number), &y, adapters)?;
+            let gated = swiglu(&gate, &self.linear(&layer.up, Part::Up(number), &y, adapters)?)?;
+            x = (x + self.linear(&layer.down, Part::Down(number), &gated, adapters)?)?;
         }
         Ok(x)
     }
@@ -153,12 +165,12 @@ impl Transformer {
         self.final_norm.forward(x)
     }
 
-    /// Final hidden rows `[rows, D]` → logits `[rows, V]`.
+    /// Final hidden rows `[rows, D]`, of which some go through adapters → logits `[rows, V]`.
     ///
     /// # Errors
     /// The device fails.
-    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.linear(&self.head, hidden)
+    pub fn logits(&self, hidden: &Tensor, adapters: &AdapterRows) -> Result<Tensor> {
+        self.linear(&self.head, Part::Head, hidden, adapters)
     }
 
     /// What the packed rows feed into the first layer, `[rows, D]`.

@@ -44,28 +44,29 @@ enum Ids {
 }
 
 impl GenerationDefaults {
-    /// Read `generation_config.json`; a model without one recommends nothing. What an adapter says in a file of its own
-    /// goes before what its model says.
+    /// Read `generation_config.json`; a model or an adapter without one recommends nothing.
     ///
     /// # Errors
-    /// A file exists and is unusable; the field is named.
-    pub fn load(source: &ModelSource, adapter: Option<&ModelSource>) -> Result<Self, ModelError> {
-        let read = |source: &ModelSource| match source.read("generation_config.json")? {
+    /// The file exists and is unusable; the field is named.
+    pub fn load(source: &ModelSource) -> Result<Self, ModelError> {
+        match source.read("generation_config.json")? {
             Some(json) => Self::from_json(&json),
             None => Ok(Self::default()),
-        };
-        let of_model = read(source)?;
-        let Some(adapter) = adapter else { return Ok(of_model) };
-        let own = read(adapter)?;
-        Ok(Self {
-            eos_ids: own.eos_ids.or(of_model.eos_ids),
-            max_new_tokens: own.max_new_tokens.or(of_model.max_new_tokens),
-            temperature: own.temperature.or(of_model.temperature),
-            top_p: own.top_p.or(of_model.top_p),
-            top_k: own.top_k.or(of_model.top_k),
-            min_p: own.min_p.or(of_model.min_p),
-            decode: own.decode.or(of_model.decode),
-        })
+        }
+    }
+
+    /// What an adapter says goes before what its model says.
+    #[must_use]
+    pub fn or(self, of_model: &Self) -> Self {
+        Self {
+            eos_ids: self.eos_ids.or_else(|| of_model.eos_ids.clone()),
+            max_new_tokens: self.max_new_tokens.or(of_model.max_new_tokens),
+            temperature: self.temperature.or(of_model.temperature),
+            top_p: self.top_p.or(of_model.top_p),
+            top_k: self.top_k.or(of_model.top_k),
+            min_p: self.min_p.or(of_model.min_p),
+            decode: self.decode.or(of_model.decode),
+        }
     }
 
     /// Parse the content of a `generation_config.json`.

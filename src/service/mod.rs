@@ -6,6 +6,7 @@ mod prompts;
 pub mod request;
 pub mod sampling;
 pub mod scored;
+pub mod speaker;
 pub mod step;
 pub mod stop;
 pub mod stream;
@@ -23,11 +24,13 @@ pub use defaults::GenerationDefaults;
 pub use guides::{Constraint, Guides};
 pub use prompts::{Chat, Prompts};
 pub use sampling::SamplingOptions;
+pub use speaker::{AdapterError, Speaker};
 pub use step::StepText;
 pub use stream::{Echo, TextEvent, TextStream};
 pub use tokens::Source;
 
-use crate::decode::{DecodeOptions, ScoringRule};
+use crate::decode::{Attention, DecodeOptions, ScoringRule};
+use crate::engine::variant::AdapterLoader;
 use crate::engine::{EngineHandle, SequenceError, SubmitError};
 use crate::text::chat_template::ChatTemplate;
 use crate::text::{Tokenizer, TokenizerConfig};
@@ -51,6 +54,10 @@ pub struct ServiceParts {
     pub tokenizer: Arc<Tokenizer>,
     /// What requests are checked against.
     pub limits: Limits,
+    /// Which positions of the model see which, where its adapters say nothing else.
+    pub attention: Attention,
+    /// Brings adapters into the engine's backend.
+    pub adapter_loader: Arc<dyn AdapterLoader>,
     /// Most choices of one request: prompts times `n`.
     pub max_choices: usize,
     /// From submission to the end of an answer; `None`: no limit.
@@ -69,6 +76,7 @@ pub struct ServiceParts {
 #[derive(Debug)]
 pub struct Service {
     parts: ServiceParts,
+    adapters: speaker::Adapters,
     template: Option<ChatTemplate>,
     tokenizer_config: TokenizerConfig,
     created: u64,
@@ -77,6 +85,8 @@ pub struct Service {
 /// What a client asks for, with everything it left open as `None`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ask {
+    /// Who is to answer.
+    pub speaker: Speaker,
     /// At least one.
     pub prompts: Prompts,
     /// Answers per prompt.
@@ -138,7 +148,8 @@ impl Service {
     /// Put a service together.
     pub fn new(parts: ServiceParts) -> Self {
         let tokenizer_config = TokenizerConfig::default();
-        Self { parts, template: None, tokenizer_config, created: unix_seconds() }
+        let (adapters, created) = (speaker::Adapters::default(), unix_seconds());
+        Self { parts, adapters, template: None, tokenizer_config, created }
     }
 
     /// With the model's chat template, if it has one, and with what else it says of its tokenizer.
@@ -163,16 +174,6 @@ impl Service {
     /// What clients may call the model.
     pub fn names(&self) -> &[String] {
         &self.parts.names
-    }
-
-    /// What the model calls itself.
-    pub fn root(&self) -> &str {
-        &self.parts.root
-    }
-
-    /// When the model was loaded, in Unix seconds.
-    pub fn created(&self) -> u64 {
-        self.created
     }
 
     /// Tokenize, check and queue a request: all of its sequences or none. Takes CPU time for long prompts.
@@ -223,6 +224,7 @@ impl Service {
     pub async fn warm_up(&self) -> Result<(), WarmUpError> {
         let token = u32::from(self.parts.limits.mask_id == 0);
         let ask = Ask {
+            speaker: self.base(),
             prompts: Prompts::Ids(vec![vec![token]]),
             choices: 1,
             max_tokens: Some(1),
@@ -246,8 +248,9 @@ impl Service {
     }
 
     fn requests(&self, ask: Ask) -> Result<(usize, Vec<GenerateRequest>), RequestError> {
-        let ServiceParts { limits, defaults, .. } = &self.parts;
+        let limits = &self.parts.limits;
         self.check_choices(&ask)?;
+        let Speaker { variant, defaults, .. } = ask.speaker;
         let usual = defaults.max_new_tokens.unwrap_or(match ask.prompts {
             Prompts::Chat(_) => DEFAULT_TURN_TOKENS,
             Prompts::Texts(_) | Prompts::Ids(_) => DEFAULT_MAX_TOKENS,
@@ -276,6 +279,7 @@ impl Service {
                 limits.max_canvas.saturating_sub(prompt.len() + suffix.len()).min(limits.max_new_tokens);
             let max_tokens = ask.max_tokens.unwrap_or(usual.min(room).max(1));
             let draft = Draft {
+                variant: variant.clone(),
                 prompt,
                 max_tokens,
                 suffix: suffix.clone(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::sampling::{SamplingOptions, SamplingParams};
 use crate::decode::{Attention, DecodeOptions, DecodeParams, OptionError, ScoringRule};
+use crate::engine::variant::Variant;
 use crate::guide::{Guide, Room, Track};
 
 /// What a model and the server's settings allow; requests are checked against it.
@@ -15,8 +16,6 @@ pub struct Limits {
     pub mask_id: u32,
     /// The end-of-text tokens.
     pub eos_ids: Vec<u32>,
-    /// Which positions see which: a block-causal model has no use for a suffix.
-    pub attention: Attention,
     /// Largest prompt + answer, in tokens.
     pub max_canvas: usize,
     /// Largest prompt, in tokens.
@@ -44,6 +43,8 @@ pub enum PromptEcho {
 /// What a client asks for, parsed but not yet checked. One per sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Draft {
+    /// The weights that are to answer.
+    pub variant: Variant,
     /// Prompt token ids.
     pub prompt: Vec<u32>,
     /// Room for the answer, in tokens; 0 only if the prompt comes with it.
@@ -80,6 +81,7 @@ pub struct Guided {
 /// One sequence to generate. Made only by [`GenerateRequest::new`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateRequest {
+    variant: Variant,
     prompt: Vec<u32>,
     max_tokens: usize,
     suffix: Vec<u32>,
@@ -132,6 +134,7 @@ impl GenerateRequest {
     /// The first value out of range, by name; [`RequestError::TooLong`] if prompt and answer do not fit.
     pub fn new(draft: Draft, limits: &Limits) -> Result<Self, RequestError> {
         let Draft {
+            variant,
             prompt,
             max_tokens,
             suffix,
@@ -149,7 +152,7 @@ impl GenerateRequest {
         }
         check_given("prompt", &prompt, limits)?;
         check_given("suffix", &suffix, limits)?;
-        if !suffix.is_empty() && limits.attention == Attention::BlockCausal {
+        if !suffix.is_empty() && variant.attention == Attention::BlockCausal {
             let message = "must be empty: no position of a block-causal model sees what follows its block";
             return Err(RequestError::invalid("suffix", message));
         }
@@ -181,6 +184,7 @@ impl GenerateRequest {
         #[expect(clippy::cast_possible_truncation, reason = "a temperature within 0..=2 needs no f64")]
         let temperature = temperature as f32;
         Ok(Self {
+            variant,
             prompt,
             max_tokens,
             suffix,
@@ -199,6 +203,11 @@ impl GenerateRequest {
     #[must_use]
     pub fn of_choice(self, choice: u32) -> Self {
         Self { choice, ..self }
+    }
+
+    /// The weights that answer.
+    pub fn variant(&self) -> &Variant {
+        &self.variant
     }
 
     /// Prompt token ids, at least one, none of them the mask.

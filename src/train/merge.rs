@@ -14,7 +14,7 @@ use crate::model::checkpoint::shards;
 use crate::model::lora::Adapter;
 
 /// Write `model` with `adapter` merged in to the folder `out`: W + (lora_alpha / r) B A, computed in f32 and kept in
-/// the type W has. Other files of the model are copied; those of the adapter that say how to decode replace them. The
+/// the type W has. Other files of the model are copied; what those of the adapter say of decoding and attention replaces what they say. The
 /// memory of one shard of the model is needed.
 ///
 /// # Errors
@@ -33,7 +33,9 @@ pub fn merge(model: &Path, adapter: &Path, out: &Path) -> Result<()> {
         for (name, tensor) in tensors {
             let module = name.strip_suffix(".weight").unwrap_or(&name);
             let tensor = match changes.take(module, tensor.dims())? {
-                Some(change) => (tensor.to_dtype(DType::F32)? + change)?.to_dtype(tensor.dtype())?,
+                Some(change) => {
+                    (tensor.to_dtype(DType::F32)? + change.matrix(module)?)?.to_dtype(tensor.dtype())?
+                }
                 None => tensor,
             };
             merged.insert(name, tensor);
@@ -49,9 +51,11 @@ pub fn merge(model: &Path, adapter: &Path, out: &Path) -> Result<()> {
     if index.is_file() {
         copy(&index, out)?;
     }
-    let defaults = adapter.join("generation_config.json");
-    if defaults.is_file() {
-        merge_json(&defaults, &out.join("generation_config.json"))?;
+    for name in ["generation_config.json", "evotoken.json"] {
+        let own = adapter.join(name);
+        if own.is_file() {
+            merge_json(&own, &out.join(name))?;
+        }
     }
     // Last, because it makes the folder a model.
     copy(&model.join("config.json"), out)

@@ -34,6 +34,7 @@ fn names(value: &Value) -> Value {
 async fn every_example_is_answered_as_its_example_of_an_answer_shows() {
     let mut plan = Plan::default();
     plan.settings.model.served_names = vec!["countdown".to_owned()];
+    plan.settings.server.runtime_adapters = true;
     let server = plan.start();
     let api = serde_json::to_value(api::openapi()).expect("JSON");
     let mut tried = 0;

@@ -6,7 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use evotoken::engine::batch::{Backend, BackendError, Sampling, Segment, SlotId, StepBatch, StepOutput};
+use evotoken::engine::batch::{
+    AdapterId, Backend, BackendError, Sampling, Segment, SlotId, StepBatch, StepOutput,
+};
+use evotoken::engine::variant::AdapterLoader;
+use evotoken::model::{ModelError, ModelSource};
 use evotoken::text::Tokenizer;
 use serde_json::{Value, json};
 
@@ -90,6 +94,7 @@ pub struct Gate {
 struct Counts {
     opened: AtomicUsize,
     closed: AtomicUsize,
+    dropped: AtomicUsize,
     begun: AtomicUsize,
     ticks: AtomicUsize,
 }
@@ -126,6 +131,11 @@ impl Keeper {
         (opened.load(Ordering::SeqCst), closed.load(Ordering::SeqCst))
     }
 
+    /// Adapters that were given back.
+    pub fn dropped(&self) -> usize {
+        self.counts.dropped.load(Ordering::SeqCst)
+    }
+
     /// Wait until so many ticks passed or wait to.
     pub async fn until_begun(&self, ticks: usize) {
         while self.counts.begun.load(Ordering::SeqCst) < ticks {
@@ -150,18 +160,19 @@ impl FakeBackend {
         }
     }
 
-    /// Token at a canvas position behind the prompt.
-    fn answer(&self, slot: SlotId, position: usize) -> u32 {
-        let prompt = &self.prompts[&slot];
+    /// Token at a canvas position behind the prompt; with an adapter the one so many letters further on.
+    fn answer(&self, segment: &Segment, position: usize) -> u32 {
+        let prompt = &self.prompts[&segment.slot];
         let spoken: Vec<u32> = prompt.iter().copied().filter(|id| *id != BOS).collect();
-        spoken.get(position - prompt.len()).copied().unwrap_or(EOS)
+        let further = segment.adapter.map_or(0, |AdapterId(number)| u32::try_from(number).expect("a few"));
+        spoken.get(position - prompt.len()).map_or(EOS, |id| id + further)
     }
 
     /// The same with the sequence's adjustments: the second choice is `$`.
     fn wished(&self, segment: &Segment, position: usize) -> u32 {
         let mut logits = vec![0.0; VOCAB];
         logits[letter('$') as usize] = 1.0;
-        logits[self.answer(segment.slot, position) as usize] = 9.0;
+        logits[self.answer(segment, position) as usize] = 9.0;
         let draws = |sampling: &&Sampling| sampling.temperature > 0.0 && sampling.filters.top_k == 2;
         if segment.sampling.as_ref().filter(draws).is_some() {
             // Of two candidates a draw is the second.
@@ -173,6 +184,25 @@ impl FakeBackend {
         }
         let best = (0..).zip(logits).max_by(|(_, a), (_, b)| a.total_cmp(b));
         best.expect("a vocabulary").0
+    }
+}
+
+/// Any folder that is there is an adapter, unless it holds a file `broken`.
+#[derive(Debug, Default)]
+pub struct FakeLoader(AtomicUsize);
+
+impl AdapterLoader for FakeLoader {
+    fn load(&self, source: &ModelSource) -> Result<AdapterId, ModelError> {
+        let ModelSource::Folder(folder) = source else { panic!("a folder is loaded") };
+        if !folder.is_dir() {
+            let file = "adapter_config.json".to_owned();
+            return Err(ModelError::Missing { file, place: source.place() });
+        }
+        if folder.join("broken").exists() {
+            let reason = "expected shape [4, 64], found [4, 128]".to_owned();
+            return Err(ModelError::Tensor { name: "q_proj.lora_A.weight".to_owned(), reason });
+        }
+        Ok(AdapterId(1 + self.0.fetch_add(1, Ordering::SeqCst) as u64))
     }
 }
 
@@ -197,6 +227,10 @@ impl Backend for FakeBackend {
     fn close_slot(&mut self, slot: SlotId) {
         self.count(|counts| &counts.closed);
         self.prompts.remove(&slot);
+    }
+
+    fn drop_adapter(&mut self, _adapter: AdapterId) {
+        self.count(|counts| &counts.dropped);
     }
 
     fn step(&mut self, batch: &StepBatch) -> Result<StepOutput, BackendError> {

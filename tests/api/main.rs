@@ -1,5 +1,6 @@
 //! The whole server over a scripted model: router, service, engine, text.
 
+mod adapters;
 mod chat;
 mod completions;
 mod connections;
@@ -110,7 +111,7 @@ impl Plan {
             some => some.to_vec(),
         };
         let metrics = Arc::new(Metrics::new());
-        let info = ModelInfo { mask_id: fake::MASK, eos_ids: vec![fake::EOS], attention: Attention::Full };
+        let info = ModelInfo { mask_id: fake::MASK, eos_ids: vec![fake::EOS] };
         let backend = fake::FakeBackend::new(markers, gate);
         let engine =
             engine::start(backend, info, (&settings.engine).into(), metrics.clone()).expect("a thread");
@@ -118,7 +119,6 @@ impl Plan {
             vocab: fake::VOCAB,
             mask_id: fake::MASK,
             eos_ids: vec![fake::EOS],
-            attention: Attention::Full,
             max_canvas: 128,
             max_prompt_tokens: settings.limits.max_prompt_tokens,
             max_new_tokens: settings.limits.max_new_tokens,
@@ -130,6 +130,8 @@ impl Plan {
             root: "echo-1".to_owned(),
             tokenizer,
             limits,
+            attention: Attention::Full,
+            adapter_loader: Arc::new(fake::FakeLoader::default()),
             max_choices: settings.limits.max_choices,
             timeout,
             decode: settings.decode,

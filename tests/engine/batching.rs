@@ -9,6 +9,7 @@ use evotoken::backend::CandleBackend;
 use evotoken::backend::device::DeviceChoice;
 use evotoken::decode::{Attention, Boundary, CacheMode, DecodeOptions, Method, ScoringRule, Snapshot, State};
 use evotoken::engine::batch::{Backend, BackendError, SlotId, StepBatch, StepOutput};
+use evotoken::engine::variant::Variant;
 use evotoken::engine::{BlockEvent, EngineHandle, EngineLimits, ModelInfo, start};
 use evotoken::model::{ModelConfig, ModelSource};
 use evotoken::service::SamplingOptions;
@@ -25,11 +26,11 @@ pub fn fixture(path: &str) -> PathBuf {
 }
 
 pub fn backend() -> CandleBackend {
-    adapted(false, None)
+    stored(false)
 }
 
-/// The same model, its weights stored in bf16 or in f32, with a LoRA of this rank or without.
-pub fn adapted(bf16: bool, rank: Option<usize>) -> CandleBackend {
+/// The same model, its weights stored in bf16 or in f32.
+pub fn stored(bf16: bool) -> CandleBackend {
     let folder = tempfile::tempdir().unwrap();
     let model = fixture("llada-tiny");
     std::fs::copy(model.join("config.json"), folder.path().join("config.json")).unwrap();
@@ -38,35 +39,11 @@ pub fn adapted(bf16: bool, rank: Option<usize>) -> CandleBackend {
     let weights: HashMap<_, _> =
         weights.into_iter().map(|(name, tensor)| (name, tensor.to_dtype(dtype).unwrap())).collect();
     candle_core::safetensors::save(&weights, folder.path().join("model.safetensors")).unwrap();
-    let adapter = rank.map(|rank| {
-        write_adapter(folder.path(), rank);
-        ModelSource::folder(folder.path())
-    });
-    let source = ModelSource::folder(folder.path());
-    CandleBackend::load(&source, adapter.as_ref(), DeviceChoice::Cpu).unwrap()
-}
-
-/// A LoRA for one matrix of every shape that the model has.
-fn write_adapter(folder: &Path, rank: usize) {
-    let wave = |rows: usize, columns: usize, step: f32| {
-        let values = (0..rows * columns).map(|i| (i as f32 * step).sin() * 0.2).collect();
-        Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()
-    };
-    let mut tensors = HashMap::new();
-    for (layer, module, out, width) in
-        [(0, "q_proj", 64, 64), (1, "v_proj", 64, 64), (1, "ff_proj", 160, 64), (2, "ff_out", 64, 160)]
-    {
-        let path = format!("base_model.model.model.transformer.blocks.{layer}.{module}");
-        tensors.insert(format!("{path}.lora_A.weight"), wave(rank, width, 0.7));
-        tensors.insert(format!("{path}.lora_B.weight"), wave(out, rank, 1.3));
-    }
-    candle_core::safetensors::save(&tensors, folder.join("adapter_model.safetensors")).unwrap();
-    let config = format!("{{\"r\": {rank}, \"lora_alpha\": 8}}");
-    std::fs::write(folder.join("adapter_config.json"), config).unwrap();
+    CandleBackend::load(&ModelSource::folder(folder.path()), DeviceChoice::Cpu).unwrap()
 }
 
 pub fn engine(backend: CandleBackend, slots: usize, rows_per_tick: usize) -> EngineHandle {
-    let model = ModelInfo { mask_id: MASK, eos_ids: vec![EOS], attention: Attention::Full };
+    let model = ModelInfo { mask_id: MASK, eos_ids: vec![EOS] };
     let limits =
         EngineLimits { slots, kv_bytes: 1 << 28, rows_per_tick, event_buffer: 256, ..super::engine_limits() };
     start(backend, model, limits, Arc::new(Metrics::new())).unwrap()
@@ -117,7 +94,8 @@ fn echoes() -> impl Strategy<Value = PromptEcho> {
     ]
 }
 
-fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
+/// Requests of any kind, some with a rule and a suffix, which not all of them can have: [`checked`] leaves those out.
+pub fn drafts() -> impl Strategy<Value = Vec<Draft>> {
     let one = (
         proptest::collection::vec(2u32..100, 1..30),
         1usize..24,
@@ -157,19 +135,9 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
             };
             let sampling =
                 SamplingOptions { min_tokens: wishes.min_tokens.map(|n| n.min(max_tokens)), ..wishes };
-            let limits = Limits {
-                vocab: VOCAB,
-                mask_id: MASK,
-                eos_ids: vec![EOS],
-                attention: Attention::Full,
-                max_canvas: 512,
-                max_prompt_tokens: 512,
-                max_new_tokens: 512,
-                max_stop_strings: 0,
-                max_scored_tokens: 512,
-            };
             let stop = vec![];
-            let draft = Draft {
+            Draft {
+                variant: Variant::default(),
                 prompt,
                 max_tokens,
                 suffix,
@@ -181,14 +149,30 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
                 choice: 0,
                 stop,
                 guide: (seed % 3 < 2).then(|| super::guided::guide(seed as usize % 2)),
-            };
-            // Not every length that is asked for can satisfy a rule.
-            GenerateRequest::new(draft.clone(), &limits)
-                .or_else(|_| GenerateRequest::new(Draft { guide: None, ..draft }, &limits))
-                .unwrap()
+            }
         },
     );
     proptest::collection::vec(one, 2..17)
+}
+
+/// The request of a draft, for one of these variants. Not every length can satisfy a rule, and not every variant fills gaps.
+pub fn checked(draft: &Draft, variants: &[Variant]) -> GenerateRequest {
+    let limits = Limits {
+        vocab: VOCAB,
+        mask_id: MASK,
+        eos_ids: vec![EOS],
+        max_canvas: 512,
+        max_prompt_tokens: 512,
+        max_new_tokens: 512,
+        max_stop_strings: 0,
+        max_scored_tokens: 512,
+    };
+    let variant = variants[(draft.seed / 7) as usize % variants.len()].clone();
+    let suffix = if variant.attention == Attention::Full { draft.suffix.clone() } else { vec![] };
+    let draft = Draft { variant, suffix, ..draft.clone() };
+    GenerateRequest::new(draft.clone(), &limits)
+        .or_else(|_| GenerateRequest::new(Draft { guide: None, ..draft }, &limits))
+        .unwrap()
 }
 
 /// What a reader was told, and beside it the steps that it watched.
@@ -204,17 +188,19 @@ fn told(events: Vec<BlockEvent>) -> (Vec<BlockEvent>, BTreeMap<usize, Snapshot>)
 }
 
 /// A request gets its own answer alone and in a crowd, whatever arrives with it, on how many slots and however few rows a
-/// tick may have.
-fn holds(
-    model: impl Fn() -> CandleBackend,
-    requests: &[GenerateRequest],
+/// tick may have. `served` makes an engine, and says for which variants.
+pub fn holds(
+    served: impl Fn(usize, usize) -> (EngineHandle, Vec<Variant>),
+    drafts: &[Draft],
     slots: usize,
     budget: usize,
 ) -> Result<(), TestCaseError> {
-    let alone = engine(model(), 1, 1 << 16);
-    let alone: Vec<_> = requests.iter().map(|r| super::events(super::one(&alone, r.clone()))).collect();
-    let crowd = engine(model(), slots, budget);
-    let readers = crowd.submit(requests.to_vec(), None).unwrap();
+    let (alone, variants) = served(1, 1 << 16);
+    let one = |draft| super::events(super::one(&alone, checked(draft, &variants)));
+    let alone: Vec<_> = drafts.iter().map(one).collect();
+    let (crowd, variants) = served(slots, budget);
+    let requests = drafts.iter().map(|draft| checked(draft, &variants)).collect();
+    let readers = crowd.submit(requests, None).unwrap();
     let together: Vec<_> = readers.into_iter().map(super::events).collect();
     for (alone, together) in std::iter::zip(alone, together) {
         let ((alone, watched), (together, seen)) = (told(alone), told(together));
@@ -231,28 +217,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
     #[test]
     fn a_batched_answer_is_the_answer_alone(
-        requests in requests(), slots in 1usize..17, budget in 16usize..400,
+        drafts in drafts(), slots in 1usize..17, budget in 16usize..400, bf16 in any::<bool>(),
     ) {
-        holds(|| adapted(false, None), &requests, slots, budget)?;
-    }
-
-    #[test]
-    fn so_it_is_with_bf16_weights_and_adapters_of_any_rank(
-        requests in requests(), slots in 2usize..17, budget in 16usize..400, bf16 in any::<bool>(),
-        rank in prop_oneof![Just(None), Just(Some(4)), Just(Some(8)), Just(Some(16))],
-    ) {
-        holds(|| adapted(bf16, rank), &requests, slots, budget)?;
-    }
-}
-
-#[test]
-fn an_adapter_and_bf16_weights_change_what_the_model_says() {
-    let prompts: [&[u32]; 1] = [&[5, 6, 7]];
-    let numbers = |bf16, rank| first_steps(&mut adapted(bf16, rank), &prompts).1.candidates;
-    let all = [(false, None), (true, None), (false, Some(4)), (false, Some(8)), (true, Some(16))];
-    let all: Vec<_> = all.into_iter().map(|(bf16, rank)| numbers(bf16, rank)).collect();
-    for (at, some) in all.iter().enumerate() {
-        assert!(!all[..at].contains(some), "model {at} says what another one says");
+        let served = |slots, budget| (engine(stored(bf16), slots, budget), vec![Variant::default()]);
+        holds(served, &drafts, slots, budget)?;
     }
 }
 
@@ -291,7 +259,7 @@ fn a_tick_reads_every_weight_once_whatever_the_number_of_sequences() {
 }
 
 /// The first step of prompts, in one tick.
-fn first_steps(backend: &mut CandleBackend, prompts: &[&[u32]]) -> (usize, StepOutput) {
+pub fn first_steps(backend: &mut CandleBackend, prompts: &[&[u32]]) -> (usize, StepOutput) {
     let params =
         DecodeOptions { block_length: Some(4), ..DecodeOptions::default() }.resolve(8, VOCAB).unwrap();
     let mut batch = StepBatch::default();
@@ -308,7 +276,7 @@ fn first_steps(backend: &mut CandleBackend, prompts: &[&[u32]]) -> (usize, StepO
 fn a_step_that_is_cut_between_layers_gives_the_same_numbers_to_the_bit() {
     for (family, mask) in [("llada-tiny", MASK), ("dream-tiny", 140)] {
         let source = ModelSource::folder(fixture(family));
-        let load = || CandleBackend::load(&source, None, DeviceChoice::Cpu).unwrap();
+        let load = || CandleBackend::load(&source, DeviceChoice::Cpu).unwrap();
         let (mut whole, mut cut) = (load(), load());
         let params = DecodeOptions { block_length: Some(4), ..DecodeOptions::default() };
         let params = params.resolve(8, VOCAB).unwrap();

@@ -1,13 +1,15 @@
 //! A scripted block-causal backend whose tokens depend on everything that is visible in a slot, and that says what it
 //! was asked to do: whoever writes something else into a slot, or leaves something out, gets another answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::panic::resume_unwind;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use evotoken::engine::batch::{Backend, BackendError, PrefixId, Segment, SlotId, StepBatch, StepOutput};
+use evotoken::engine::batch::{
+    AdapterId, Backend, BackendError, PrefixId, Segment, SlotId, StepBatch, StepOutput,
+};
 
 use super::fake;
 
@@ -27,6 +29,7 @@ pub enum Did {
     Kept(PrefixId, SlotId, Range<usize>),
     Restored(PrefixId, SlotId),
     Forgot(PrefixId),
+    Dropped(AdapterId),
 }
 
 pub struct ContentBackend {
@@ -36,6 +39,7 @@ pub struct ContentBackend {
     slots: HashMap<SlotId, Vec<u64>>,
     kept: HashMap<PrefixId, (usize, Vec<u64>)>,
     layers: usize,
+    dropped: HashSet<AdapterId>,
     /// Slots of larger canvases are refused as long as something is kept.
     tight_above: usize,
 }
@@ -43,8 +47,8 @@ pub struct ContentBackend {
 impl ContentBackend {
     pub fn new(layers: usize) -> (Self, Sender<()>, Receiver<Did>) {
         let ((did, told), (permit, permits)) = (channel(), channel());
-        let (slots, kept) = (HashMap::new(), HashMap::new());
-        let backend = Self { did, permits, slots, kept, layers, tight_above: usize::MAX };
+        let (slots, kept, dropped) = (HashMap::new(), HashMap::new(), HashSet::new());
+        let backend = Self { did, permits, slots, kept, layers, dropped, tight_above: usize::MAX };
         (backend, permit, told)
     }
 
@@ -68,11 +72,12 @@ impl ContentBackend {
     /// Write the windows; a position holds a hash of all that it sees.
     fn write(&mut self, batch: &StepBatch) {
         let mut row = 0;
-        for Segment { slot, window, visible, .. } in &batch.segments {
+        for Segment { slot, adapter, window, visible, .. } in &batch.segments {
+            assert!(adapter.is_none_or(|id| !self.dropped.contains(&id)), "{adapter:?} is gone");
             assert_eq!(window.end, *visible, "nothing is visible behind a window of a block-causal model");
             let memory = self.slots.get_mut(slot).unwrap();
             let mut seen = DefaultHasher::new();
-            memory[..window.start].hash(&mut seen);
+            (adapter, &memory[..window.start]).hash(&mut seen);
             for _ in window.clone() {
                 batch.row(row).iter().for_each(|(id, weight)| (id, weight.to_bits()).hash(&mut seen));
                 row += 1;
@@ -188,6 +193,12 @@ impl Backend for ContentBackend {
     fn forget(&mut self, prefix: PrefixId) {
         assert!(self.kept.remove(&prefix).is_some(), "{prefix:?} is not kept");
         self.tell(Did::Forgot(prefix));
+    }
+
+    fn drop_adapter(&mut self, adapter: AdapterId) {
+        assert!(self.dropped.insert(adapter), "{adapter:?} is dropped twice");
+        assert!(self.kept.keys().all(|id| id.adapter != Some(adapter)), "what {adapter:?} computed is kept");
+        self.tell(Did::Dropped(adapter));
     }
 
     fn layers(&self) -> usize {

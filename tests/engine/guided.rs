@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use evotoken::decode::{Attention, Boundary, CacheMode, DecodeOptions, Method};
+use evotoken::decode::{Boundary, CacheMode, DecodeOptions, Method};
 use evotoken::engine::FinishReason;
 use evotoken::guide::{GuideLimits, Rule, Spelling, Vocabulary};
 use evotoken::service::SamplingOptions;
 use evotoken::service::request::{Draft, GenerateRequest, Guided, Limits, RequestError};
 
-use super::batching::{EOS, MASK, VOCAB, adapted, engine};
+use super::batching::{EOS, MASK, VOCAB, backend, engine};
 use super::{answer, empty, events};
 
 /// Expressions, and the fewest tokens that satisfy them.
@@ -50,7 +50,6 @@ fn request(draft: Draft) -> Result<GenerateRequest, RequestError> {
         max_new_tokens: 512,
         max_stop_strings: 0,
         max_scored_tokens: 512,
-        attention: Attention::Full,
     };
     GenerateRequest::new(draft, &limits)
 }
@@ -80,7 +79,7 @@ fn settings() -> impl Iterator<Item = DecodeOptions> {
 
 #[test]
 fn every_way_to_decode_writes_what_the_rule_wants() {
-    let engine = engine(adapted(false, None), 16, 1 << 16);
+    let engine = engine(backend(), 16, 1 << 16);
     let mut drafts = Vec::new();
     for (number, decode) in settings().enumerate() {
         for (rule, (_, least)) in RULES.iter().enumerate() {
@@ -128,7 +127,7 @@ fn every_way_to_decode_writes_what_the_rule_wants() {
 
 #[test]
 fn an_answer_without_room_for_its_end_is_complete_all_the_same() {
-    let engine = engine(adapted(false, None), 1, 1 << 16);
+    let engine = engine(backend(), 1, 1 << 16);
     let sampling = SamplingOptions { ignore_eos: true, ..SamplingOptions::default() };
     let draft = Draft { prompt: vec![5], max_tokens: 6, sampling, guide: Some(guide(1)), ..empty() };
     let (ids, reason, progress) = answer(&events(super::one(&engine, request(draft).unwrap())));

@@ -4,8 +4,9 @@ use evotoken::backend::CandleBackend;
 use evotoken::backend::device::DeviceChoice;
 use evotoken::decode::{Attention, Boundary, CacheMode, DecodeOptions, Method, State};
 use evotoken::engine::batch::{Backend, SlotId, StepBatch, StepOutput};
+use evotoken::engine::variant::Variant;
 use evotoken::model::ModelSource;
-use evotoken::service::request::{Draft, GenerateRequest, Limits, RequestError};
+use evotoken::service::request::{Draft, GenerateRequest, RequestError};
 
 use super::batching::{MASK, VOCAB, fixture};
 
@@ -44,7 +45,7 @@ fn step(backend: &mut CandleBackend, state: &State) -> StepOutput {
 #[test]
 fn the_gap_is_filled_and_the_suffix_stays() {
     let source = ModelSource::folder(fixture("llada-tiny"));
-    let mut backend = CandleBackend::load(&source, None, DeviceChoice::Cpu).unwrap();
+    let mut backend = CandleBackend::load(&source, DeviceChoice::Cpu).unwrap();
     let suffix = [42, 9, 61, 120];
     for options in settings() {
         backend.open_slot(SLOT, PROMPT.len() + ROOM + suffix.len()).unwrap();
@@ -71,7 +72,7 @@ fn the_gap_is_filled_and_the_suffix_stays() {
 #[test]
 fn what_follows_changes_what_is_filled_in() {
     let source = ModelSource::folder(fixture("llada-tiny"));
-    let mut backend = CandleBackend::load(&source, None, DeviceChoice::Cpu).unwrap();
+    let mut backend = CandleBackend::load(&source, DeviceChoice::Cpu).unwrap();
     backend.open_slot(SLOT, PROMPT.len() + ROOM + 4).unwrap();
     let mut first = |suffix: &[u32]| step(&mut backend, &state(DecodeOptions::default(), suffix)).guesses;
     let found = first(&[42, 9, 61, 120]);
@@ -81,12 +82,11 @@ fn what_follows_changes_what_is_filled_in() {
 
 #[test]
 fn a_block_causal_model_fills_no_gap() {
-    let limits = Limits { attention: Attention::BlockCausal, ..super::request_limits() };
+    let variant = Variant { attention: Attention::BlockCausal, adapter: None };
     let filled = |suffix: &[u32]| {
-        GenerateRequest::new(
-            Draft { prompt: vec![5], max_tokens: 4, suffix: suffix.to_vec(), ..super::empty() },
-            &limits,
-        )
+        let (variant, suffix) = (variant.clone(), suffix.to_vec());
+        let draft = Draft { variant, prompt: vec![5], max_tokens: 4, suffix, ..super::empty() };
+        GenerateRequest::new(draft, &super::request_limits())
     };
     assert!(matches!(filled(&[6]), Err(RequestError::Invalid { param, .. }) if param == "suffix"));
     assert!(filled(&[]).is_ok());

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+mod adapters;
 mod batching;
 mod content;
 mod fake;
@@ -9,6 +10,7 @@ mod guided;
 mod infilling;
 mod long;
 mod prefix;
+mod prefix_schedules;
 mod progress;
 mod schedules;
 mod scoring;
@@ -18,8 +20,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver as Seen, Sender, channel};
 use std::time::{Duration, Instant};
 
-use evotoken::decode::{Attention, CacheMode, DecodeOptions, Method};
+use evotoken::decode::{CacheMode, DecodeOptions, Method};
 use evotoken::engine::Reader;
+use evotoken::engine::variant::Variant;
 use evotoken::engine::{
     BlockEvent, EngineHandle, EngineLimits, FinishReason, ModelInfo, Progress, SequenceError, SubmitError,
     start,
@@ -41,7 +44,7 @@ fn engine_limits() -> EngineLimits {
 }
 
 fn model() -> ModelInfo {
-    ModelInfo { mask_id: fake::MASK, eos_ids: vec![fake::EOS], attention: Attention::Full }
+    ModelInfo { mask_id: fake::MASK, eos_ids: vec![fake::EOS] }
 }
 
 fn engine(limits: EngineLimits) -> (EngineHandle, Seen<fake::Seen>) {
@@ -69,6 +72,7 @@ fn request(prompt: &[u32], max_tokens: usize) -> GenerateRequest {
 
 fn empty() -> Draft {
     Draft {
+        variant: Variant::default(),
         prompt: vec![],
         max_tokens: 0,
         suffix: vec![],
@@ -88,7 +92,6 @@ fn request_limits() -> Limits {
         vocab: fake::VOCAB,
         mask_id: fake::MASK,
         eos_ids: vec![fake::EOS],
-        attention: Attention::Full,
         max_canvas: 1000,
         max_prompt_tokens: 1000,
         max_new_tokens: 1000,

@@ -5,13 +5,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
-use evotoken::decode::{Attention, DecodeOptions, Method, ScoringRule};
-use evotoken::engine::batch::SlotId;
-use evotoken::engine::{BlockEvent, EngineHandle, EngineLimits, ModelInfo, Reader, SequenceError, start};
+use evotoken::decode::{Attention, DecodeOptions, ScoringRule};
+use evotoken::engine::variant::Variant;
+use evotoken::engine::{BlockEvent, EngineHandle, EngineLimits, Reader, SequenceError, start};
 use evotoken::service::SamplingOptions;
 use evotoken::service::request::{Draft, GenerateRequest, PromptEcho};
 use evotoken::telemetry::metrics::Metrics;
-use proptest::prelude::*;
 
 use super::content::{BYTES_PER_POSITION, BYTES_PER_PREFIX, ContentBackend, Did};
 use super::{answer, draft, empty, engine_limits, events, fake, one};
@@ -19,37 +18,36 @@ use super::{answer, draft, empty, engine_limits, events, fake, one};
 const LAYERS: usize = 4;
 
 /// An engine over the scripted model, and what it is asked to do.
-struct Scene {
-    engine: EngineHandle,
-    permit: Sender<()>,
-    did: Receiver<Did>,
-    metrics: Arc<Metrics>,
+pub struct Scene {
+    pub engine: EngineHandle,
+    pub permit: Sender<()>,
+    pub did: Receiver<Did>,
+    pub metrics: Arc<Metrics>,
 }
 
 fn limits() -> EngineLimits {
     EngineLimits { prefix_cache_bytes: 1 << 20, ..engine_limits() }
 }
 
-fn block_causal() -> ModelInfo {
-    ModelInfo { attention: Attention::BlockCausal, ..super::model() }
+pub fn block_causal() -> Variant {
+    Variant { attention: Attention::BlockCausal, adapter: None }
 }
 
 fn scene(limits: EngineLimits) -> Scene {
-    scene_of(ContentBackend::new(LAYERS), block_causal(), limits)
+    scene_of(ContentBackend::new(LAYERS), limits)
 }
 
-fn scene_of(
+pub fn scene_of(
     (backend, permit, did): (ContentBackend, Sender<()>, Receiver<Did>),
-    model: ModelInfo,
     limits: EngineLimits,
 ) -> Scene {
     let metrics = Arc::new(Metrics::new());
-    let engine = start(backend, model, limits, Arc::clone(&metrics)).unwrap();
+    let engine = start(backend, super::model(), limits, Arc::clone(&metrics)).unwrap();
     Scene { engine, permit, did, metrics }
 }
 
 impl Scene {
-    fn submit(&self, requests: &[GenerateRequest]) -> Vec<Reader> {
+    pub fn submit(&self, requests: &[GenerateRequest]) -> Vec<Reader> {
         self.engine.submit(requests.to_vec(), None).unwrap()
     }
 
@@ -76,7 +74,7 @@ impl Scene {
 fn ask(prompt: &[u32], max_tokens: usize) -> Draft {
     let decode =
         DecodeOptions { block_length: Some(4), steps: Some(max_tokens.div_ceil(2)), ..Default::default() };
-    Draft { prompt: prompt.to_vec(), max_tokens, decode, ..empty() }
+    Draft { variant: block_causal(), prompt: prompt.to_vec(), max_tokens, decode, ..empty() }
 }
 
 fn request(prompt: &[u32], max_tokens: usize) -> GenerateRequest {
@@ -252,7 +250,7 @@ fn a_slot_goes_before_what_is_kept() {
 #[test]
 fn where_there_is_less_memory_than_was_thought_all_that_is_kept_makes_room() {
     let (backend, permit, did) = ContentBackend::new(LAYERS);
-    let scene = scene_of((backend.tight_above(50), permit, did), block_causal(), limits());
+    let scene = scene_of((backend.tight_above(50), permit, did), limits());
     scene.answers(&[request(&[5; 10], 4), request(&[6; 10], 4)]);
     let large = scene.answers(&[request(&[7; 60], 4)]);
     assert_eq!(answer(&large[0]).2.tokens, 4);
@@ -266,119 +264,8 @@ fn full_attention_shares_nothing() {
     let metrics = Arc::new(Metrics::new());
     let engine = start(backend, super::model(), limits(), Arc::clone(&metrics)).unwrap();
     for _ in 0..2 {
-        answer(&events(one(&engine, request(&[5, 6, 7], 8))));
+        answer(&events(one(&engine, super::request(&[5, 6, 7], 8))));
     }
     drop((engine, seen));
     assert!(metrics.render().contains("\nevotoken_prefix_cache_queries_total 0\n"));
-}
-
-#[derive(Debug, Clone)]
-enum Action {
-    Submit(Vec<GenerateRequest>),
-    Leave(usize),
-    Ticks(usize),
-}
-
-/// Few prompts, blocks and seeds, so that many begin alike.
-pub fn requests(markers: bool) -> impl Strategy<Value = GenerateRequest> {
-    let marker = prop_oneof![20 => Just(9), 1 => Just(fake::FAIL), 1 => Just(fake::PANIC), 1 => Just(fake::NO_NUMBERS)];
-    let sampled = (prop_oneof![2 => Just(0.0), 1 => Just(0.8)], 0u64..2, proptest::option::of(Just(2usize)));
-    let shape = (1usize..4, 1usize..14, prop_oneof![Just(3usize), Just(4)]);
-    let all = (shape, marker, sampled, any::<(bool, bool, bool)>());
-    all.prop_map(move |((length, max_tokens, block_length), marker, (temperature, seed, logprobs), flags)| {
-        let marker = if markers { marker } else { 9 };
-        let prompt = [[5, 6, 7, 8, marker, 10].repeat(length), vec![11]].concat();
-        let decode = DecodeOptions {
-            method: Some(if flags.0 { Method::Mask } else { Method::Evotoken }),
-            block_length: Some(block_length),
-            threshold: Some(if flags.1 { 0.6 } else { 0.9 }),
-            ..DecodeOptions::default()
-        };
-        let sampling = SamplingOptions { logprobs, ..SamplingOptions::default() };
-        let echo = if flags.2 && logprobs.is_some() {
-            PromptEcho::Scored(ScoringRule::Chain)
-        } else {
-            PromptEcho::Off
-        };
-        draft(Draft { prompt, max_tokens, decode, temperature, seed, sampling, echo, ..empty() })
-    })
-}
-
-fn actions() -> impl Strategy<Value = Vec<Action>> {
-    let action = prop_oneof![
-        3 => proptest::collection::vec(requests(true), 1..5).prop_map(Action::Submit),
-        2 => (0usize..40).prop_map(Action::Leave),
-        3 => (1usize..12).prop_map(Action::Ticks),
-    ];
-    proptest::collection::vec(action, 1..16)
-}
-
-fn marked(request: &GenerateRequest) -> bool {
-    request.prompt().iter().any(|id| [fake::FAIL, fake::PANIC, fake::NO_NUMBERS].contains(id))
-}
-
-/// What is kept is within its bounds at any time, and given back to the byte.
-fn check(did: &[Did], limits: &EngineLimits, bytes_at_the_end: f64) {
-    let (mut open, mut kept) = (HashMap::<SlotId, usize>::new(), HashMap::new());
-    for did in did {
-        match did {
-            Did::Opened(slot, canvas) => drop(open.insert(*slot, canvas * BYTES_PER_POSITION)),
-            Did::Closed(slot) => drop(open.remove(slot)),
-            Did::Kept(id, _, stretch) => {
-                kept.insert(*id, stretch.len() * (BYTES_PER_POSITION + 4) + BYTES_PER_PREFIX);
-            }
-            Did::Forgot(id) => drop(kept.remove(id)),
-            Did::Restored(..) | Did::Stepped(_) | Did::Began(_) => {}
-        }
-        let (slots, prefixes): (usize, usize) = (open.values().sum(), kept.values().sum());
-        assert!(prefixes <= limits.prefix_cache_bytes && slots + prefixes <= limits.kv_bytes, "{did:?}");
-    }
-    assert!(open.is_empty());
-    assert_eq!(kept.values().sum::<usize>() as f64, bytes_at_the_end);
-}
-
-fn run(actions: &[Action], limits: &EngineLimits, layers: usize) {
-    let free = EngineLimits { prefix_cache_bytes: 0, slots: 1, ..engine_limits() };
-    // Its ticks wait for nobody.
-    let Scene { engine: alone, .. } = scene_of(ContentBackend::new(1), block_causal(), free);
-    let scene = scene_of(ContentBackend::new(layers), block_causal(), limits.clone());
-    let mut readers = Vec::new();
-    for action in actions {
-        match action {
-            Action::Submit(some) => {
-                let new = std::iter::zip(scene.submit(some), some).map(|(reader, of)| (Some(reader), of));
-                readers.extend(new);
-            }
-            Action::Leave(number) => drop(readers.get_mut(*number).map(|(reader, _)| reader.take())),
-            Action::Ticks(count) => (0..*count).for_each(|_| scene.permit.send(()).unwrap()),
-        }
-    }
-    let faults = readers.iter().any(|(_, request)| marked(request));
-    let Scene { engine, permit, did, metrics } = scene;
-    drop((permit, engine));
-    for (reader, request) in readers {
-        let Some(reader) = reader else { continue };
-        let events = self::events(reader);
-        let failed = events.last() == Some(&BlockEvent::Failed(SequenceError::Backend));
-        // A neighbour may have failed the tick.
-        if !(failed && faults) {
-            assert_eq!(self::events(one(&alone, request.clone())), events);
-        }
-    }
-    let did: Vec<Did> = did.iter().collect();
-    let text = metrics.render();
-    let bytes = text.lines().find_map(|line| line.strip_prefix("evotoken_prefix_cache_bytes "));
-    check(&did, limits, bytes.unwrap().parse().unwrap());
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
-    #[test]
-    fn any_schedule_gives_the_answers_that_nothing_kept_gives(
-        actions in actions(), slots in 1usize..6, kv_bytes in 350usize..2000, cache in 0usize..1000,
-        rows_per_tick in 4usize..80, layers in prop_oneof![1 => Just(1usize), 1 => 2usize..5],
-    ) {
-        let limits = EngineLimits { slots, kv_bytes, prefix_cache_bytes: cache, rows_per_tick, ..engine_limits() };
-        run(&actions, &limits, layers);
-    }
 }

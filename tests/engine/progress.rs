@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use evotoken::decode::{Attention, CacheMode, DecodeOptions, Method, Phase, Snapshot};
+use evotoken::decode::{CacheMode, DecodeOptions, Method, Phase, Snapshot};
 use evotoken::engine::reader::STEPS_AHEAD;
 use evotoken::engine::{BlockEvent, EngineLimits, FinishReason, ModelInfo, start};
 use evotoken::service::SamplingOptions;
@@ -121,7 +121,6 @@ fn real(method: Method, seed: u64, progress: bool) -> GenerateRequest {
         max_new_tokens: 100,
         max_stop_strings: 0,
         max_scored_tokens: 0,
-        attention: Attention::Full,
     };
     let decode = DecodeOptions {
         method: Some(method),
@@ -137,7 +136,7 @@ fn real(method: Method, seed: u64, progress: bool) -> GenerateRequest {
 
 #[test]
 fn revisions_are_shown_and_what_is_shown_last_is_the_answer() {
-    let model = ModelInfo { mask_id: batching::MASK, eos_ids: Vec::new(), attention: Attention::Full };
+    let model = ModelInfo { mask_id: batching::MASK, eos_ids: Vec::new() };
     let engine = start(batching::backend(), model, engine_limits(), Arc::new(Metrics::new())).unwrap();
     let mut revisions = 0;
     for method in [Method::Mask, Method::Evotoken] {

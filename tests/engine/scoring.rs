@@ -27,7 +27,14 @@ fn by_hand(backend: &mut CandleBackend, rule: ScoringRule) -> Vec<(usize, Vec<f6
             batch.push_row([(if visible { id } else { mask_id }, 1.0)]);
         }
         let (window, targets) = (0..TEXT.len(), place..place + 1);
-        batch.segments.push(Segment { slot: SLOT, window, visible: TEXT.len(), targets, sampling: None });
+        batch.segments.push(Segment {
+            slot: SLOT,
+            adapter: None,
+            window,
+            visible: TEXT.len(),
+            targets,
+            sampling: None,
+        });
         let mut logits = backend.logits(&batch).unwrap().remove(0).remove(0);
         logits[mask_id as usize] = f32::NEG_INFINITY;
         let sum: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
@@ -53,7 +60,7 @@ fn holds(rule: ScoringRule) -> Vec<f32> {
     let mut all_scores = Vec::new();
     for model in ["llada-tiny", "dream-tiny"] {
         let source = ModelSource::folder(fixture(model));
-        let mut backend = CandleBackend::load(&source, None, DeviceChoice::Cpu).unwrap();
+        let mut backend = CandleBackend::load(&source, DeviceChoice::Cpu).unwrap();
         backend.open_slot(SLOT, TEXT.len()).unwrap();
         let expected = by_hand(&mut backend, rule);
         let found = scored(&mut backend, rule, 3);

@@ -8,7 +8,7 @@ use evotoken::backend::CandleBackend;
 use evotoken::decode::{
     Attention, Boundary, CacheMode, DecodeOptions, DecodeParams, Method, Phase, State, StepPlan, Unmask,
 };
-use evotoken::engine::batch::{Backend, RowsView, SlotId, StepBatch};
+use evotoken::engine::batch::{AdapterId, Backend, RowsView, SlotId, StepBatch};
 
 #[derive(Deserialize)]
 pub struct Cases {
@@ -206,7 +206,11 @@ fn close(what: &str, got: f32, want: f64) -> Result<(), String> {
 }
 
 /// Run cases to their end, all in the same ticks. One result per case.
-fn run(backend: &mut CandleBackend, cases: &[Case], mask_id: u32) -> Vec<(String, Result<(), String>)> {
+fn run(
+    (backend, adapter): &mut (CandleBackend, Option<AdapterId>),
+    cases: &[Case],
+    mask_id: u32,
+) -> Vec<(String, Result<(), String>)> {
     let mut runs: Vec<(Run, Result<(), String>)> =
         cases.iter().enumerate().map(|(i, case)| (Run::new(case, mask_id, i, backend), Ok(()))).collect();
     while runs.iter().any(|(run, _)| !run.state.done()) {
@@ -216,6 +220,7 @@ fn run(backend: &mut CandleBackend, cases: &[Case], mask_id: u32) -> Vec<(String
         for ((run, _), plan) in active.iter().zip(&plans) {
             batch.push_step(&run.state, plan, run.slot, None);
         }
+        batch.adapt(0, *adapter);
         let output = backend.step(&batch).unwrap();
         let mut row = 0;
         for ((run, result), plan) in active.iter_mut().zip(&plans) {
@@ -237,13 +242,13 @@ fn run(backend: &mut CandleBackend, cases: &[Case], mask_id: u32) -> Vec<(String
 fn golden_cases_pass_alone_and_all_in_one_batch() {
     let mut failures = Vec::new();
     for folder in super::folders() {
-        let Some(mut backend) = super::load(&folder) else { continue };
+        let Some(mut model) = super::load(&folder) else { continue };
         let cases: Cases = super::read_json(&folder.join("cases.json"));
         let mut alone = Vec::new();
         for case in &cases.cases {
-            alone.extend(run(&mut backend, std::slice::from_ref(case), cases.mask_id));
+            alone.extend(run(&mut model, std::slice::from_ref(case), cases.mask_id));
         }
-        let together = run(&mut backend, &cases.cases, cases.mask_id);
+        let together = run(&mut model, &cases.cases, cases.mask_id);
         let mut table: BTreeMap<String, (usize, usize)> = BTreeMap::new();
         for (case, (alone, together)) in cases.cases.iter().zip(alone.into_iter().zip(together)) {
             let (passed, total) = table.entry(alone.0).or_default();

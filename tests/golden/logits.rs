@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
 use evotoken::backend::CandleBackend;
-use evotoken::engine::batch::{Backend, Segment, SlotId, StepBatch};
+use evotoken::engine::batch::{AdapterId, Backend, Segment, SlotId, StepBatch};
 use evotoken::model::product::Holding;
 
 const SLOT: SlotId = SlotId { index: 0, generation: 0 };
@@ -51,7 +51,12 @@ impl Record {
 }
 
 /// Logits for the positions `targets`; the pass covers the whole record.
-fn pass(backend: &mut CandleBackend, record: &Record, canvas: usize, targets: Range<usize>) -> Vec<Vec<f32>> {
+fn pass(
+    (backend, adapter): &mut (CandleBackend, Option<AdapterId>),
+    record: &Record,
+    canvas: usize,
+    targets: Range<usize>,
+) -> Vec<Vec<f32>> {
     let mut batch = StepBatch { top_k: 1, ..StepBatch::default() };
     let mut rows = record.rows().into_iter();
     for (window, visible) in record.windows() {
@@ -62,7 +67,14 @@ fn pass(backend: &mut CandleBackend, record: &Record, canvas: usize, targets: Ra
         let visible = if record.cache_from.is_some() { canvas.max(visible) } else { visible };
         let needed = targets.start.max(window.start)..targets.end.min(window.end);
         let needed = if needed.is_empty() { window.start..window.start } else { needed };
-        batch.segments.push(Segment { slot: SLOT, window, visible, targets: needed, sampling: None });
+        batch.segments.push(Segment {
+            slot: SLOT,
+            adapter: *adapter,
+            window,
+            visible,
+            targets: needed,
+            sampling: None,
+        });
     }
     backend.logits(&batch).unwrap().into_iter().flatten().collect()
 }
@@ -115,28 +127,28 @@ impl Difference {
 fn compare(holding: Holding) -> Vec<Difference> {
     let mut differences = Vec::new();
     for folder in super::folders() {
-        let Some(mut backend) = super::load_as(&folder, holding) else { continue };
+        let Some(mut model) = super::load_as(&folder, holding) else { continue };
         let records: Records = super::read_json(&folder.join("logits.json"));
         let by_name: HashMap<_, _> = records.records.iter().map(|r| (r.name.clone(), r.clone())).collect();
         let tensors =
             candle_core::safetensors::load(folder.join("logits.safetensors"), &Device::Cpu).unwrap();
         // Shifted models have no row for the first position of a canvas, and a server never needs one.
-        let first = usize::from(backend.config().shifted());
+        let first = usize::from(model.0.config().shifted());
         for record in &records.records {
             let cached = record.cache_from.as_ref().map(|name| &by_name[name]);
             let canvas = cached.unwrap_or(record).rows().len();
             let stop = record.window.map_or(canvas, |[_, stop]| stop);
             let start = record.window.map_or(first, |[start, _]| start);
-            backend.open_slot(SLOT, canvas).unwrap();
+            model.0.open_slot(SLOT, canvas).unwrap();
             if let Some(cached) = cached {
                 // The positions the window does not cover keep the earlier pass's K/V.
-                pass(&mut backend, cached, canvas, start..canvas);
+                pass(&mut model, cached, canvas, start..canvas);
             }
             let got = match start < stop {
-                true => pass(&mut backend, record, canvas, start..stop),
+                true => pass(&mut model, record, canvas, start..stop),
                 false => Vec::new(),
             };
-            backend.close_slot(SLOT);
+            model.0.close_slot(SLOT);
             let want: &Tensor = &tensors[&format!("{}.logits", record.name)];
             let skip = if record.window.is_some() { 0 } else { first };
             let want: Vec<Vec<f32>> = want.to_vec2::<f32>().unwrap().split_off(skip);

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use evotoken::backend::CandleBackend;
 use evotoken::backend::device::{DeviceChoice, Placement};
+use evotoken::engine::batch::AdapterId;
 use evotoken::model::product::Holding;
 use evotoken::model::{ModelError, ModelSource};
 
@@ -33,18 +34,21 @@ fn name(folder: &Path) -> String {
     folder.file_name().unwrap().to_string_lossy().into_owned()
 }
 
-/// The model of a golden folder, with its adapter merged; `None`, said aloud, if its family is not supported.
-fn load(folder: &Path) -> Option<CandleBackend> {
+/// The model of a golden folder, and its adapter if it has one; `None`, said aloud, if its family is not supported.
+fn load(folder: &Path) -> Option<(CandleBackend, Option<AdapterId>)> {
     load_as(folder, Holding::Auto)
 }
 
 /// The same with its weights held in some format.
-fn load_as(folder: &Path, holding: Holding) -> Option<CandleBackend> {
+fn load_as(folder: &Path, holding: Holding) -> Option<(CandleBackend, Option<AdapterId>)> {
     let adapter = folder.join("adapter");
-    let adapter = adapter.is_dir().then(|| ModelSource::folder(&adapter));
     let placement = Placement { device: DeviceChoice::Cpu, holding };
-    match CandleBackend::load(&ModelSource::folder(folder), adapter.as_ref(), placement) {
-        Ok(backend) => Some(backend),
+    match CandleBackend::load(&ModelSource::folder(folder), placement) {
+        Ok(backend) => {
+            let load = || backend.adapter_loader().load(&ModelSource::folder(&adapter)).unwrap();
+            let adapter = adapter.is_dir().then(load);
+            Some((backend, adapter))
+        }
         Err(ModelError::UnknownFamily(family)) => {
             println!("{}: model family {family:?} is not supported, nothing was checked", name(folder));
             None

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use evotoken::decode::Attention;
+use evotoken::engine::variant::Variant;
 use evotoken::engine::{BlockEvent, EngineHandle, EngineLimits, ModelInfo, start};
 use evotoken::service::SamplingOptions;
 use evotoken::service::request::{Draft, GenerateRequest, Limits, PromptEcho};
@@ -10,12 +11,11 @@ use evotoken::telemetry::metrics::Metrics;
 
 use super::decode::{Case, Cases};
 
-fn request(case: &Case, vocab: usize, mask_id: u32) -> GenerateRequest {
+fn request(case: &Case, variant: &Variant, vocab: usize, mask_id: u32) -> GenerateRequest {
     let limits = Limits {
         vocab,
         mask_id,
         eos_ids: vec![],
-        attention: Attention::BlockCausal,
         max_canvas: 512,
         max_prompt_tokens: 512,
         max_new_tokens: 512,
@@ -23,6 +23,7 @@ fn request(case: &Case, vocab: usize, mask_id: u32) -> GenerateRequest {
         max_scored_tokens: 0,
     };
     let draft = Draft {
+        variant: variant.clone(),
         prompt: case.prompt.clone(),
         max_tokens: case.config.gen_length,
         suffix: vec![],
@@ -58,10 +59,9 @@ fn block_causal_cases_pass_with_shared_prefixes_and_without_bit_for_bit() {
     for folder in super::folders() {
         let cases: Cases = super::read_json(&folder.join("cases.json"));
         let engine = |prefix_cache_bytes| {
-            let backend = super::load(&folder)?;
+            let (backend, adapter) = super::load(&folder)?;
             let vocab = backend.config().vocab;
-            let model =
-                ModelInfo { mask_id: cases.mask_id, eos_ids: vec![], attention: Attention::BlockCausal };
+            let model = ModelInfo { mask_id: cases.mask_id, eos_ids: vec![] };
             let limits = EngineLimits {
                 queue: 4096,
                 slots: 5,
@@ -71,7 +71,10 @@ fn block_causal_cases_pass_with_shared_prefixes_and_without_bit_for_bit() {
                 event_buffer: 512,
             };
             let metrics = Arc::new(Metrics::new());
-            Some((start(backend, model, limits, Arc::clone(&metrics)).unwrap(), vocab, metrics))
+            let engine = start(backend, model, limits, Arc::clone(&metrics)).unwrap();
+            let adapter = adapter.map(|id| engine.hold(id));
+            let variant = Variant { attention: Attention::BlockCausal, adapter };
+            Some(((engine, variant), vocab, metrics))
         };
         let (Some((plain, vocab, _)), Some((sharing, _, metrics))) = (engine(0), engine(1 << 24)) else {
             continue;
@@ -79,10 +82,14 @@ fn block_causal_cases_pass_with_shared_prefixes_and_without_bit_for_bit() {
         let of_interest = cases.cases.iter().filter(|case| case.config.attention() == Attention::BlockCausal);
         let of_interest: Vec<&Case> = of_interest.collect();
         assert!(!of_interest.is_empty(), "{}", super::name(&folder));
-        let requests = || of_interest.iter().map(|case| request(case, vocab, cases.mask_id));
-        let alone: Vec<_> = requests().flat_map(|request| events(&plain, vec![request])).collect();
-        let twice = events(&sharing, requests().chain(requests()).collect());
-        let again = events(&sharing, requests().collect());
+        let requests = |variant| {
+            let one = |case: &&Case| request(case, variant, vocab, cases.mask_id);
+            of_interest.iter().map(one).collect::<Vec<_>>()
+        };
+        let alone: Vec<_> =
+            requests(&plain.1).into_iter().flat_map(|request| events(&plain.0, vec![request])).collect();
+        let twice = events(&sharing.0, [requests(&sharing.1), requests(&sharing.1)].concat());
+        let again = events(&sharing.0, requests(&sharing.1));
         for (number, case) in of_interest.iter().enumerate() {
             assert_eq!(answer(&alone[number]), (case.ids.clone(), case.nfe), "{}", case.name);
             for shared in [&twice[number], &twice[of_interest.len() + number], &again[number]] {

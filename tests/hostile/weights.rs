@@ -6,7 +6,7 @@ use evotoken::backend::CandleBackend;
 use evotoken::backend::device::DeviceChoice;
 use evotoken::decode::{Attention, DecodeOptions, State};
 use evotoken::engine::batch::{Backend, SlotId, StepBatch};
-use evotoken::model::ModelSource;
+use evotoken::model::{ModelError, ModelSource};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::Value;
@@ -130,11 +130,16 @@ fn damaged(mut tensors: Vec<Stored>, damage: &Damage) -> Vec<u8> {
 
 /// Load the model, and run a step of it if that works. Whether it did.
 pub fn answers(model: &Path, adapter: Option<&Path>) -> bool {
-    let adapter = adapter.map(ModelSource::folder);
-    let loaded = CandleBackend::load(&ModelSource::folder(model), adapter.as_ref(), DeviceChoice::Cpu);
+    let load = || {
+        let backend = CandleBackend::load(&ModelSource::folder(model), DeviceChoice::Cpu)?;
+        let load = |folder| backend.adapter_loader().load(&ModelSource::folder(folder));
+        let adapter = adapter.map(load).transpose()?;
+        Ok::<_, ModelError>((backend, adapter))
+    };
+    let loaded = load();
     memory::check();
-    let mut backend = match loaded {
-        Ok(backend) => backend,
+    let (mut backend, adapter) = match loaded {
+        Ok(loaded) => loaded,
         Err(error) => {
             assert!(!error.to_string().is_empty());
             return false;
@@ -153,6 +158,7 @@ pub fn answers(model: &Path, adapter: Option<&Path>) -> bool {
     let state = State::new(&prompt, room, params, Attention::Full, config.mask_id);
     let mut batch = StepBatch::default();
     batch.push_step(&state, &state.plan(), slot, None);
+    batch.adapt(0, adapter);
     // Numbers that are none end a sequence, an error a tick; a panic would be a fault of ours.
     let _ = backend.step(&batch);
     memory::check();

@@ -28,7 +28,7 @@ pub struct EvaluateArgs {
     /// Model folder; without it, the model in the server's program
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// PEFT LoRA folder, merged into the model's weights
+    /// PEFT LoRA folder, applied beside the model's weights
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// What is asked
@@ -84,7 +84,8 @@ impl EvaluateArgs {
         let mut questions = self.suite.read(&self.data)?;
         questions.truncate(self.limit.unwrap_or(usize::MAX));
         ensure!(!questions.is_empty(), "--limit must be at least 1");
-        let (source, adapter) = bundled::sources(self.model.as_deref(), self.adapter.as_deref());
+        let source = bundled::or_folder(self.model.as_deref());
+        let adapter = self.adapter.as_ref().map(ModelSource::folder);
         let asked = Asked { questions, wording: self.wording(&source)?, prefill: self.prefill() };
         let served = Served::load(&source, adapter.as_ref(), self.in_flight)?;
         let settings = self.grid.settings(served.defaults(), served.config(), self.suite.usual_length())?;

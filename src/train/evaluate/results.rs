@@ -20,7 +20,7 @@ pub struct Subject {
     pub label: String,
     /// Where the model's files are.
     pub model: String,
-    /// Folder of the adapter merged in.
+    /// Folder of the adapter beside it.
     pub adapter: Option<String>,
     /// The suite.
     pub suite: Suite,

@@ -7,13 +7,14 @@ use anyhow::{Context, Result};
 use super::grid::Setting;
 use crate::backend::CandleBackend;
 use crate::backend::device::DeviceChoice;
-use crate::decode::Attention;
 use crate::engine::{self, EngineLimits, FinishReason, ModelInfo, Progress};
 use crate::guide::GuideLimits;
+use crate::model::marker::Marker;
 use crate::model::{ModelConfig, ModelSource};
 use crate::service::request::{Limits, PromptEcho};
 use crate::service::{
-    Ask, GenerationDefaults, Guides, Prompts, SamplingOptions, Service, ServiceParts, TextEvent, TextStream,
+    Ask, GenerationDefaults, Guides, Prompts, SamplingOptions, Service, ServiceParts, Speaker, TextEvent,
+    TextStream,
 };
 use crate::telemetry::Metrics;
 use crate::text::Tokenizer;
@@ -25,12 +26,15 @@ const KV_BYTES: usize = 4 << 30;
 /// Packed rows a tick aims at, as the server's default.
 const ROWS_PER_TICK: usize = 1024;
 
+/// What the one adapter is called here.
+const ADAPTER: &str = "adapter";
+
 /// A model that answers as the server does: the same request checks, engine, packed batches and text decoding.
 #[derive(Debug)]
 pub struct Served {
     service: Service,
     tokenizer: Arc<Tokenizer>,
-    defaults: GenerationDefaults,
+    speaker: Speaker,
     config: ModelConfig,
 }
 
@@ -46,17 +50,21 @@ pub struct Answer {
 }
 
 impl Served {
-    /// Load a model, with a PEFT adapter folder merged in if one is given; at most `in_flight` answers run at once.
+    /// Load a model, with a PEFT adapter folder beside it if one is given; at most `in_flight` answers run at once.
     ///
     /// # Errors
     /// Names the file or tensor that is missing or unusable.
     pub fn load(source: &ModelSource, adapter: Option<&ModelSource>, in_flight: usize) -> Result<Self> {
         let open = || -> Result<Self> {
-            let backend = CandleBackend::load(source, adapter, DeviceChoice::Auto)?;
-            let defaults = GenerationDefaults::load(source, adapter)?;
-            Self::start(backend, Arc::new(Tokenizer::load(source)?), defaults, in_flight)
+            let backend = CandleBackend::load(source, DeviceChoice::Auto)?;
+            let makers = (GenerationDefaults::load(source)?, Marker::load(source)?);
+            Self::start(backend, Arc::new(Tokenizer::load(source)?), makers, in_flight)
         };
-        open().with_context(|| source.place())
+        let served = open().with_context(|| source.place())?;
+        let Some(adapter) = adapter else { return Ok(served) };
+        served.service.load_adapter(ADAPTER, adapter)?;
+        let speaker = served.service.speaker(Some(ADAPTER)).context("an adapter that was loaded is there")?;
+        Ok(Self { speaker, ..served })
     }
 
     /// A network as it is in the middle of training; at most `in_flight` answers run at once.
@@ -70,22 +78,21 @@ impl Served {
         in_flight: usize,
     ) -> Result<Self> {
         let backend = CandleBackend::from_tensors(config.clone(), weights, DeviceChoice::Auto)?;
-        Self::start(backend, tokenizer, GenerationDefaults::default(), in_flight)
+        Self::start(backend, tokenizer, <(GenerationDefaults, Marker)>::default(), in_flight)
     }
 
     fn start(
         backend: CandleBackend,
         tokenizer: Arc<Tokenizer>,
-        defaults: GenerationDefaults,
+        (defaults, marker): (GenerationDefaults, Marker),
         in_flight: usize,
     ) -> Result<Self> {
-        let config = backend.config().clone();
+        let (config, adapter_loader) = (backend.config().clone(), backend.adapter_loader());
         let eos_ids = defaults.eos_ids.clone().unwrap_or_else(|| config.eos_ids.clone());
         let limits = Limits {
             vocab: config.vocab,
             mask_id: config.mask_id,
             eos_ids: eos_ids.clone(),
-            attention: Attention::Full,
             max_canvas: config.max_positions,
             max_prompt_tokens: config.max_positions,
             max_new_tokens: config.max_positions,
@@ -101,7 +108,7 @@ impl Served {
             // Answers are read one after the other: the last must have room for all its blocks until then.
             event_buffer: config.max_positions + 3,
         };
-        let info = ModelInfo { mask_id: config.mask_id, eos_ids, attention: Attention::Full };
+        let info = ModelInfo { mask_id: config.mask_id, eos_ids };
         let engine = engine::start(backend, info, bounds, Arc::new(Metrics::new()))
             .context("the engine thread cannot be started")?;
         let service = Service::new(ServiceParts {
@@ -109,20 +116,23 @@ impl Served {
             root: String::new(),
             tokenizer: tokenizer.clone(),
             limits,
+            attention: marker.attention.unwrap_or_default(),
+            adapter_loader,
             max_choices: 1,
             timeout: None,
             decode: crate::decode::DecodeOptions::default(),
-            defaults: defaults.clone(),
+            defaults,
             // Questions of suites come without rules.
             guides: Guides::new(GuideLimits { max_bytes: 0, max_states: 0, max_transitions: 0 }, 0),
             engine,
         });
-        Ok(Self { service, tokenizer, defaults, config })
+        let speaker = service.base();
+        Ok(Self { service, tokenizer, speaker, config })
     }
 
-    /// What the model's makers recommend.
+    /// What the makers of the model, or of its adapter, recommend.
     pub fn defaults(&self) -> &GenerationDefaults {
-        &self.defaults
+        &self.speaker.defaults
     }
 
     /// Sizes and constants of the model.
@@ -136,6 +146,7 @@ impl Served {
     /// The prompt or the setting is out of range, or the engine has ended.
     pub fn ask(&self, prompt: Prompt, setting: &Setting, index: u64) -> Result<TextStream> {
         let ask = Ask {
+            speaker: self.speaker.clone(),
             prompts: match prompt {
                 Prompt::Text(text) => Prompts::Texts(vec![text]),
                 Prompt::Rendered(text) => Prompts::Ids(vec![self.tokenizer.encode_rendered(&text)?]),

@@ -1,0 +1,61 @@
+//! With which weights a request is answered: the model's own, or with one of its adapters beside them.
+
+use std::sync::{Arc, mpsc};
+
+use super::batch::AdapterId;
+use super::worker::Message;
+use crate::decode::Attention;
+use crate::model::{ModelError, ModelSource};
+
+/// The weights that answer a request, and how they were trained to see a canvas.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Variant {
+    /// Which positions see which.
+    pub attention: Attention,
+    /// The adapter, if it is one.
+    pub adapter: Option<Arc<AdapterLease>>,
+}
+
+impl Variant {
+    /// The adapter's number in the backend.
+    pub fn adapter_id(&self) -> Option<AdapterId> {
+        self.adapter.as_ref().map(|lease| lease.id)
+    }
+}
+
+/// A hold on an adapter in the backend's memory. Whoever lists the adapter holds one, and so does every sequence that it
+/// answers; the last one to let go tells the engine, which forgets the adapter and what was kept of it. So no sequence can
+/// find its adapter gone.
+#[derive(Debug)]
+pub struct AdapterLease {
+    id: AdapterId,
+    inbox: mpsc::Sender<Message>,
+}
+
+impl AdapterLease {
+    pub(super) fn new(id: AdapterId, inbox: mpsc::Sender<Message>) -> Self {
+        Self { id, inbox }
+    }
+}
+
+impl PartialEq for AdapterLease {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Drop for AdapterLease {
+    fn drop(&mut self) {
+        // A thread that has ended gave all its memory back.
+        let _ = self.inbox.send(Message::DropAdapter(self.id));
+    }
+}
+
+/// Brings adapters into a backend's memory, on a thread that may wait for files: the engine's must not.
+pub trait AdapterLoader: std::fmt::Debug + Send + Sync {
+    /// Read a PEFT LoRA folder. From now on the backend has it; [`super::EngineHandle::hold`] says for how long.
+    ///
+    /// # Errors
+    /// Names the file or tensor that is missing, or that does not fit the model. Nothing is held then.
+    fn load(&self, source: &ModelSource) -> Result<AdapterId, ModelError>;
+}
