@@ -39,5 +39,15 @@ clients *NAMES:
     cargo build --release --locked
     scripts/clients.py --server target/release/evotoken --logs docs/logs {{NAMES}}
 
+# The playground in headless Chromium, all tests or those whose names hold a word (needs Python, npm and Debian's chromium).
+browser *NAMES:
+    cargo build --release --locked
+    scripts/browser.py --server target/release/evotoken {{NAMES}}
+
+# The pictures of the playground in docs/img anew.
+pictures:
+    cargo build --release --locked
+    scripts/browser.py --server target/release/evotoken --pictures docs/img
+
 # Requests made from openapi.yaml: every reply must be as it says.
 schemathesis: (clients "api_description")

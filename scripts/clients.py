@@ -44,18 +44,23 @@ def installed(folder, sources, install):
     return place
 
 
+def node_packages(folder, place):
+    """A folder with the packages that `folder` locks."""
+
+    def npm(place):
+        for file in ("package.json", "package-lock.json"):
+            shutil.copy(folder / file, place)
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], cwd=place, check=True)
+
+    return installed(place, [folder / "package-lock.json"], npm)
+
+
 def command_of(name, cache):
     """How a client is started, without the server's address; installs what it needs."""
     if (script := CLIENTS / f"{name}.sh").exists():
         return [script]
     if (folder := CLIENTS / name).is_dir():
-
-        def npm(place):
-            for file in ("package.json", "package-lock.json"):
-                shutil.copy(folder / file, place)
-            subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], cwd=place, check=True)
-
-        place = installed(cache / name, [folder / "package-lock.json"], npm)
+        place = node_packages(folder, cache / name)
         # Node looks for packages beside the script.
         return [place / "node_modules" / ".bin" / "node", shutil.copy(folder / "client.mjs", place)]
     requirements = CLIENTS / f"{name}.txt"
@@ -68,12 +73,13 @@ def command_of(name, cache):
 
 
 class Server:
-    """A running server on a free port."""
+    """A running server on a free port; `settings` are variables of its environment."""
 
-    def __init__(self, program, log):
+    def __init__(self, program, log, **settings):
         self.log = log
         with log.open("w") as file:
-            self.process = subprocess.Popen([program, "--port", "0"], stdout=file, stderr=file)
+            environment = {**os.environ, **settings}
+            self.process = subprocess.Popen([program, "--port", "0"], stdout=file, stderr=file, env=environment)
         deadline = time.monotonic() + START_S
         while not (ready := re.search(r"ready address=([\d.]+:\d+)", log.read_text())):
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -106,9 +112,9 @@ class Server:
         return [f"it ended with {code}"] if code else []
 
 
-def watched(command):
-    """Run a command, show its lines, and return them with its exit status."""
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"}
+def watched(command, **settings):
+    """Run a command, show its lines, and return them with its exit status; `settings` are variables of its environment."""
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1", **settings}
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipe)
     watchdog = threading.Timer(CLIENT_S, process.kill)

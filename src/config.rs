@@ -352,7 +352,8 @@ fn check_whole(layered: &Config) -> Result<(), String> {
         for (key, value) in layered.get_table(section).unwrap_or_default() {
             let counts = match section {
                 "decode" => ["steps", "block_length", "k_soft"].contains(&key.as_str()),
-                _ => !["host", "api_keys", "cors_origins", "runtime_adapters"].contains(&key.as_str()),
+                _ => !["host", "api_keys", "cors_origins", "playground", "runtime_adapters"]
+                    .contains(&key.as_str()),
             };
             let odd = matches!(value.kind, config::ValueKind::Float(_) | config::ValueKind::Boolean(_));
             if counts && odd {

@@ -110,6 +110,7 @@ fn flags_go_before_the_environment_and_the_environment_before_the_file() {
     let file = Some(("server.toml".to_owned(), file.to_owned()));
     let environment = environment(&[
         ("EVOTOKEN__SERVER__PORT", "2"),
+        ("EVOTOKEN__SERVER__PLAYGROUND", "false"),
         ("EVOTOKEN__ENGINE__QUEUE", "77"),
         ("EVOTOKEN__DECODE__THRESHOLD", "0.5"),
         ("EVOTOKEN__SERVER__API_KEYS", "one,two"),
@@ -120,7 +121,7 @@ fn flags_go_before_the_environment_and_the_environment_before_the_file() {
     ]);
     let flags = Flags { port: Some(3), device: Some(DeviceChoice::Cpu), ..Flags::default() };
     let settings = Settings::from_layers(file, environment, &flags).expect("valid settings");
-    assert_eq!(settings.server.port, 3);
+    assert_eq!((settings.server.port, settings.server.playground), (3, false));
     assert_eq!(settings.server.host.to_string(), "::1");
     assert_eq!((settings.engine.slots, settings.engine.queue), (5, 77));
     assert_eq!(settings.decode.threshold, Some(0.5));
@@ -168,6 +169,7 @@ fn a_mistake_is_named_with_its_place_and_key() {
         ("[engine]\nqueue = 0", &["engine.queue", "at least 1"]),
         ("[engine]\nslots = 2.5", &["server.toml: engine.slots", "whole number"]),
         ("[server]\nport = true", &["server.toml: server.port", "whole number"]),
+        ("[server]\nplayground = \"maybe\"", &["server.toml: server.playground", "boolean"]),
         ("[decode]\nk_soft = inf", &["server.toml: decode.k_soft", "whole number"]),
         ("[engine]\nslots = 65537", &["engine.slots", "at most 65536"]),
         ("[engine]\nevent_buffer = 9223372036854775807", &["engine.event_buffer", "at most"]),

@@ -15,6 +15,7 @@ pub mod logprobs;
 pub mod models;
 pub mod ops;
 pub mod parameters;
+mod playground;
 pub mod progress;
 pub mod schema;
 pub mod serve;
@@ -136,8 +137,10 @@ pub fn router(app: Arc<App>) -> Router {
     let description = get(async move || ([(header::CONTENT_TYPE, "application/yaml")], yaml));
     let docs = guarded(SwaggerUi::new("/docs").config(Config::from("/openapi.yaml")).into());
     let cors = cors(&app.settings.cors_origins);
+    let page = if app.settings.playground { playground::routes() } else { Router::new() };
     let mut router = router
         .route("/openapi.yaml", description)
+        .merge(page)
         .with_state(Arc::clone(&app))
         .merge(docs)
         .fallback(async |uri: Uri| ApiError::unknown_path(uri.path()))

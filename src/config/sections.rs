@@ -27,6 +27,8 @@ pub struct ServerSettings {
     pub api_keys: ApiKeys,
     /// Web origins that may call from a browser (`*`: all); empty: no CORS headers.
     pub cors_origins: Vec<String>,
+    /// Whether `/` is a page on which to try the model.
+    pub playground: bool,
     /// Most connections at once; further clients wait.
     pub max_connections: usize,
     /// Time for a request's headers to arrive, and for a kept connection to idle, in seconds.
@@ -52,6 +54,7 @@ impl Default for ServerSettings {
             port: 8000,
             api_keys: ApiKeys::default(),
             cors_origins: Vec::new(),
+            playground: true,
             // Linux gives a process 1024 open files unless told otherwise.
             max_connections: 512,
             // Above the 60 s for which proxies keep a connection, so that they close it and not we under a request.

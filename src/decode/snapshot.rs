@@ -35,6 +35,18 @@ pub struct Snapshot {
     pub revised: Vec<usize>,
 }
 
+impl Snapshot {
+    /// Memory that it takes while nobody has read it, in bytes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self)
+            + size_of_val(&*self.phases)
+            + size_of_val(&*self.tokens)
+            + size_of_val(&*self.confidences)
+            + size_of_val(&*self.candidates)
+            + size_of_val(&*self.revised)
+    }
+}
+
 impl State {
     /// As [`State::advance`], and what came of it.
     pub fn advance_watched(&mut self, rows: RowsView<'_>) -> (StepReport, Snapshot) {

@@ -11,7 +11,11 @@ use crate::decode::Snapshot;
 
 /// Steps that may be told before the reader has read any of them. Further ones are left out, so that watching costs no
 /// reader its answer.
-pub const STEPS_AHEAD: usize = 8;
+pub const STEPS_AHEAD: usize = 1024;
+
+/// Memory that these steps may take, in bytes: some 400 steps of a block of 32 positions with three candidates each, and
+/// never less than five steps.
+pub const STEP_BYTES_AHEAD: usize = 512 << 10;
 
 /// The engine's end.
 #[derive(Debug)]
@@ -27,6 +31,16 @@ struct Known {
     content: AtomicBool,
     /// Steps told that are not yet read.
     steps: AtomicUsize,
+    /// Their memory, in bytes.
+    step_bytes: AtomicUsize,
+}
+
+impl Known {
+    /// A step of so many bytes waits no more.
+    fn read(&self, bytes: usize) {
+        self.steps.fetch_sub(1, Ordering::AcqRel);
+        self.step_bytes.fetch_sub(bytes, Ordering::AcqRel);
+    }
 }
 
 /// The reader's end. Dropping it cancels the sequence.
@@ -58,13 +72,15 @@ impl Writer {
 
     /// Tell a step, unless too many are unread: then it is left out.
     pub fn tell_step(&self, nfe: usize, snapshot: Snapshot) {
-        let steps = &self.known.steps;
+        let (known, bytes) = (&self.known, snapshot.bytes());
         // Nobody else adds any.
-        if steps.load(Ordering::Acquire) < STEPS_AHEAD {
-            steps.fetch_add(1, Ordering::AcqRel);
+        let fits = known.step_bytes.load(Ordering::Acquire) + bytes <= STEP_BYTES_AHEAD;
+        if fits && known.steps.load(Ordering::Acquire) < STEPS_AHEAD {
+            known.steps.fetch_add(1, Ordering::AcqRel);
+            known.step_bytes.fetch_add(bytes, Ordering::AcqRel);
             let step = BlockEvent::Step { nfe, snapshot: Box::new(snapshot) };
             if self.events.try_send(step).is_err() {
-                steps.fetch_sub(1, Ordering::AcqRel);
+                known.read(bytes);
             }
         }
     }
@@ -100,8 +116,8 @@ impl Reader {
     }
 
     fn took(&self, event: Option<BlockEvent>) -> Option<BlockEvent> {
-        if matches!(event, Some(BlockEvent::Step { .. })) {
-            self.known.steps.fetch_sub(1, Ordering::AcqRel);
+        if let Some(BlockEvent::Step { snapshot, .. }) = &event {
+            self.known.read(snapshot.bytes());
         }
         event
     }

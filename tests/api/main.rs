@@ -14,6 +14,7 @@ mod logprobs;
 #[path = "../hostile/memory.rs"]
 mod memory;
 mod operations;
+mod playground;
 mod progress;
 mod refusals;
 mod sampling;

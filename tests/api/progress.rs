@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 
 use crate::{Reply, Server, fake, server};
 
-/// At most as many steps as may be unread: none is left out.
 fn ask(progress: bool) -> Value {
     json!({"prompt": "hé, you", "max_tokens": 8, "seed": 1, "diffusion": {"steps": 8, "progress": progress}})
 }
@@ -50,6 +49,17 @@ async fn a_step_is_a_chunk_without_text() {
     assert_eq!(first["revised"], json!([]));
     let fourth = &steps[3]["diffusion"]["progress"];
     assert_eq!((&fourth["positions"], &fourth["states"]), (&json!([0, 4]), &json!(vec!["decoded"; 4])));
+}
+
+#[tokio::test]
+async fn no_step_of_a_long_answer_is_left_out() {
+    // The engine takes one step after the other, whether or not any chunk is read: the client cannot keep up.
+    let prompt = "x".repeat(72);
+    let body = json!({"prompt": prompt, "max_tokens": 52, "diffusion": {"steps": 52, "cache": "none", "progress": true}});
+    let events = server().streamed(body).await;
+    let told = choices(&events).into_iter().filter(|choice| is_progress(choice));
+    let told: Vec<&Value> = told.map(|choice| &choice["diffusion"]["progress"]["step"]).collect();
+    assert_eq!(told, (1..=52).map(|step| json!(step)).collect::<Vec<_>>().iter().collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -219,7 +219,7 @@ async fn what_is_not_there() {
             json!("model_not_found"),
         );
     }
-    for path in ["/", "/v1", "/v1/embeddings", "/docs/nothing.js"] {
+    for path in ["/nothing", "/v1", "/v1/embeddings", "/docs/nothing.js"] {
         check(&server.get(path).await, 404, "invalid_request_error", json!(null), json!(null));
     }
 }

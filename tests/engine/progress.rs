@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use evotoken::decode::{CacheMode, DecodeOptions, Method, Phase, Snapshot};
-use evotoken::engine::reader::STEPS_AHEAD;
+use evotoken::engine::reader::{STEP_BYTES_AHEAD, STEPS_AHEAD};
 use evotoken::engine::{BlockEvent, EngineLimits, FinishReason, ModelInfo, start};
 use evotoken::service::SamplingOptions;
 use evotoken::service::request::{Draft, GenerateRequest, Limits};
 use evotoken::telemetry::metrics::Metrics;
 
 use super::batching;
-use super::{answer, draft, empty, engine, engine_limits, events, fake, gated, one, request};
+use super::{answer, draft, empty, engine, engine_limits, events, fake, gated, one, request, request_limits};
 
 fn watched(prompt: &[u32], max_tokens: usize) -> GenerateRequest {
     let decode = DecodeOptions {
@@ -79,18 +79,67 @@ fn watching_changes_no_answer_and_nobody_else_s() {
     assert_eq!(steps(&all[1]).len(), 8);
 }
 
-#[test]
-fn a_reader_that_lags_loses_steps_and_no_blocks() {
-    // 40 steps, 10 blocks: more events than the buffer has room for, were steps counted in it.
-    let (engine, seen) = engine(EngineLimits { event_buffer: 12, ..engine_limits() });
-    let lagging = one(&engine, watched(&[5], 40));
+/// An answer of one step per position. A step of hard masks describes its block alone.
+fn long(method: Method, max_tokens: usize, k_soft: usize) -> GenerateRequest {
+    let decode = DecodeOptions {
+        method: Some(method),
+        steps: Some(max_tokens),
+        block_length: Some(4),
+        cache: Some(CacheMode::None),
+        k_soft: Some(k_soft),
+        ..DecodeOptions::default()
+    };
+    let sampling = SamplingOptions { progress: true, ..SamplingOptions::default() };
+    let limits = Limits { max_canvas: 1200, max_new_tokens: 1200, ..request_limits() };
+    GenerateRequest::new(Draft { prompt: vec![5], max_tokens, decode, sampling, ..empty() }, &limits).unwrap()
+}
+
+/// What is read of an answer by somebody who begins to read when it is over. The model knows no end-of-text.
+fn read_late(request: GenerateRequest, event_buffer: usize) -> Vec<BlockEvent> {
+    let (backend, seen) = fake::FakeBackend::new(None);
+    let model = ModelInfo { eos_ids: Vec::new(), ..super::model() };
+    let limits = EngineLimits { event_buffer, ..engine_limits() };
+    let engine = start(backend, model, limits, Arc::new(Metrics::new())).unwrap();
+    let lagging = one(&engine, request);
     drop(engine);
     while seen.recv().is_ok() {}
-    let found = events(lagging);
+    events(lagging)
+}
+
+fn numbers(events: &[BlockEvent]) -> Vec<usize> {
+    steps(events).iter().map(|(nfe, _)| *nfe).collect()
+}
+
+#[test]
+fn a_long_answer_s_steps_wait_for_a_reader_that_lags() {
+    // 400 steps, 100 blocks: more events than the buffer has room for, were steps counted in it.
+    let found = read_late(long(Method::Mask, 400, 3), 102);
     let (ids, reason, progress) = answer(&found);
-    assert_eq!((ids.len(), reason, progress.blocks), (40, FinishReason::Length, 10));
-    let told: Vec<usize> = steps(&found).iter().map(|(nfe, _)| *nfe).collect();
-    assert_eq!(told, (1..=STEPS_AHEAD).collect::<Vec<_>>());
+    assert_eq!((ids.len(), reason, progress.blocks), (400, FinishReason::Length, 100));
+    assert_eq!(numbers(&found), (1..=400).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_reader_that_lags_by_too_much_memory_loses_steps_and_no_blocks() {
+    // Without a cache every step describes all positions that are left, with ten candidates each.
+    let found = read_late(long(Method::Evotoken, 400, 10), 102);
+    let (ids, reason, progress) = answer(&found);
+    assert_eq!((ids.len(), reason, progress.blocks), (400, FinishReason::Length, 100));
+    // A later one is shorter and may fit where the one before did not.
+    let told = numbers(&found);
+    assert_eq!(told[..10], (1..=10).collect::<Vec<_>>());
+    assert!(told.len() < progress.nfe / 10, "{told:?}");
+    let bytes: usize = steps(&found).iter().map(|(_, snapshot)| snapshot.bytes()).sum();
+    let largest = steps(&found)[0].1.bytes();
+    assert!((STEP_BYTES_AHEAD - largest..=STEP_BYTES_AHEAD).contains(&bytes), "{bytes}");
+}
+
+#[test]
+fn a_reader_that_lags_by_too_many_steps_loses_steps_and_no_blocks() {
+    let found = read_late(long(Method::Mask, 1100, 1), 300);
+    let (ids, _, progress) = answer(&found);
+    assert_eq!((ids.len(), progress.nfe), (1100, 1100));
+    assert_eq!(numbers(&found), (1..=STEPS_AHEAD).collect::<Vec<_>>());
 }
 
 #[test]
@@ -110,7 +159,6 @@ fn a_lagging_reader_is_given_up_at_the_same_block_whether_it_watches_or_not() {
     assert_eq!(count(request(&[5], 40)), 3);
 }
 
-/// An answer of at most as many steps as may be unread, so that none is left out.
 fn real(method: Method, seed: u64, progress: bool) -> GenerateRequest {
     let limits = Limits {
         vocab: batching::VOCAB,
@@ -124,7 +172,7 @@ fn real(method: Method, seed: u64, progress: bool) -> GenerateRequest {
     };
     let decode = DecodeOptions {
         method: Some(method),
-        steps: Some(STEPS_AHEAD),
+        steps: Some(8),
         block_length: Some(8),
         ..DecodeOptions::default()
     };
