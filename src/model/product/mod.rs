@@ -5,8 +5,9 @@
 //! multiply-adds in f32 over the inputs in their order, whatever the number of rows and wherever a row lies among them:
 //! tiles only decide which chains run side by side.
 //!
-//! Weights stay in memory in the format they were stored in. Those of f32, f16 and the block formats are multiplied as
-//! f32; of bf16 weights the rows are rounded to bf16 too, as the models' own code does.
+//! Weights stay in memory in the format they were stored in. Those of f32 and f16 are multiplied as f32; of bf16 weights
+//! the rows are rounded to bf16 too, as the models' own code does. Blocks are widened to f32, or to bf16 for a processor
+//! with a unit for it.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;

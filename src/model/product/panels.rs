@@ -5,7 +5,7 @@ use candle_core::{Result, bail};
 use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
-use super::amx::RowTiles;
+use super::amx::{self, RowTiles};
 use super::blocks::{Block, Halves, Pairs};
 use super::kernel::Kernel;
 use super::quantized::{Q4K, Q6K, Q8_0};
@@ -113,6 +113,11 @@ impl Panels {
                     Rows::Singles(Tiles::singles(&rounded, inputs, width, kernel.tallest()))
                 }
             },
+            // What blocks cannot say anyway is less than what bf16 rounds away, and the unit is many times faster.
+            #[cfg(target_arch = "x86_64")]
+            Self::Q8_0(_) | Self::Q4K(_) | Self::Q6K(_) if kernel == Kernel::Amx => {
+                Rows::Tiles(RowTiles::new(x, inputs, width))
+            }
             _ => Rows::Singles(Tiles::singles(x, inputs, width, kernel.tallest())),
         }
     }
@@ -134,6 +139,12 @@ impl Panels {
             (Self::Q6K(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, panel, rows, to),
             #[cfg(target_arch = "x86_64")]
             (Self::Bf16(blocks), Rows::Tiles(rows)) => rows.multiply(Pairs::words(blocks.panel(panel)), to),
+            #[cfg(target_arch = "x86_64")]
+            (Self::Q8_0(blocks), Rows::Tiles(rows)) => blocks.multiply_tiles(kernel, panel, rows, to),
+            #[cfg(target_arch = "x86_64")]
+            (Self::Q4K(blocks), Rows::Tiles(rows)) => blocks.multiply_tiles(kernel, panel, rows, to),
+            #[cfg(target_arch = "x86_64")]
+            (Self::Q6K(blocks), Rows::Tiles(rows)) => blocks.multiply_tiles(kernel, panel, rows, to),
             _ => unreachable!("rows are as the weights want them"),
         }
     }
@@ -190,6 +201,20 @@ impl<B: Block> Blocks<B> {
             }
             multiply_chunk(kernel, chunk * CHUNK, weights, rows, to);
         }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<B: Block> Blocks<B> {
+    fn multiply_tiles(&self, kernel: Kernel, panel: usize, rows: &RowTiles, to: &mut [f32]) {
+        let mut words = vec![[0; PANEL]; self.inputs() / 2];
+        let mut weights = [[0.0; PANEL]; CHUNK];
+        let weights = &mut weights[..B::INPUTS];
+        for (block, words) in self.panel(panel).iter().zip(words.chunks_exact_mut(B::INPUTS / 2)) {
+            kernel.widen(block, weights);
+            amx::pairs(weights, words);
+        }
+        rows.multiply(&words, to);
     }
 }
 

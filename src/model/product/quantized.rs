@@ -108,11 +108,16 @@ impl Block for Q4K {
         for (pair, (q, to)) in self.q.iter().zip(to.chunks_exact_mut(64)).enumerate() {
             let scales = [times(&d, &self.scales[2 * pair]), times(&d, &self.scales[2 * pair + 1])];
             let minima = [times(&dmin, &self.minima[2 * pair]), times(&dmin, &self.minima[2 * pair + 1])];
+            // One loop for each half: the compiler makes vectors of either, but not of both in one.
             let (even, odd) = to.split_at_mut(32);
-            for ((q, even), odd) in q.iter().zip(even).zip(odd) {
+            for (q, to) in q.iter().zip(even) {
                 for lane in 0..PANEL {
-                    even[lane] = scales[0][lane] * f32::from(q[lane] & 15) - minima[0][lane];
-                    odd[lane] = scales[1][lane] * f32::from(q[lane] >> 4) - minima[1][lane];
+                    to[lane] = scales[0][lane] * f32::from(u16::from(q[lane]) & 15) - minima[0][lane];
+                }
+            }
+            for (q, to) in q.iter().zip(odd) {
+                for lane in 0..PANEL {
+                    to[lane] = scales[1][lane] * f32::from(u16::from(q[lane]) >> 4) - minima[1][lane];
                 }
             }
         }
@@ -169,7 +174,8 @@ impl Block for Q6K {
                     let high = &self.high[half][part * 16..][..16];
                     for ((low, high), to) in low.iter().zip(high).zip(to) {
                         for lane in 0..PANEL {
-                            let q = low[lane] >> low_bits & 15 | (high[lane] >> high_bits & 3) << 4;
+                            let (low, high) = (u16::from(low[lane]), u16::from(high[lane]));
+                            let q = low >> low_bits & 15 | (high >> high_bits & 3) << 4;
                             to[lane] = scale[lane] * (f32::from(q) - 32.0);
                         }
                     }
