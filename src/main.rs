@@ -90,7 +90,7 @@ async fn run(flags: &Flags) -> Result<()> {
 /// Load the model and start its engine.
 fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHandle)> {
     let model = &settings.model;
-    let source = bundled::or_folder(model.path.as_deref());
+    let source = bundled::or_path(model.path.as_deref())?;
     let place = source.place();
     let backend = CandleBackend::load(&source, model.placement()).with_context(|| place.clone())?;
     let tokenizer = Arc::new(Tokenizer::load(&source).with_context(|| place.clone())?);

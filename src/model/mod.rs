@@ -4,6 +4,7 @@ pub mod adapters;
 pub mod bundled;
 pub mod checkpoint;
 pub mod config;
+pub mod gguf;
 pub mod kv;
 pub mod layers;
 pub mod loader;

@@ -3,6 +3,7 @@
 mod byte_level;
 pub mod chat_template;
 pub mod detokenizer;
+mod gguf;
 #[cfg(test)]
 pub(crate) mod samples;
 mod spelling;
@@ -42,12 +43,22 @@ pub struct Tokenizer {
 pub struct TokenizeError(String);
 
 impl Tokenizer {
-    /// Load `tokenizer.json`. Its truncation and padding, meant for training, are switched off.
+    /// Load `tokenizer.json`, or the tokenizer of a GGUF file without one beside it. Its truncation and padding, meant for training, are switched off.
     ///
     /// # Errors
     /// The file is missing or unusable.
     pub fn load(source: &ModelSource) -> Result<Self, ModelError> {
-        Self::from_json(&source.require("tokenizer.json")?)
+        let beside = source.read("tokenizer.json")?;
+        let ModelSource::Gguf(file) = source else {
+            return Self::from_json(&beside.map_or_else(|| source.require("tokenizer.json"), Ok)?);
+        };
+        if let Some(json) = beside {
+            tracing::info!("the tokenizer is that of the tokenizer.json beside the model's file");
+            return Self::from_json(&json);
+        }
+        let failed = |reason: String| ModelError::File { file: source.place(), reason };
+        let json = gguf::tokenizer_json(file.header()).map_err(failed)?;
+        Self::from_json(&json).map_err(|e| failed(format!("its tokenizer cannot be used: {e}")))
     }
 
     /// Parse the content of a `tokenizer.json`.
