@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use config::{Config, Environment, File, FileFormat, Source};
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,25 @@ pub struct Flags {
     /// Print the settings in force and exit
     #[arg(long)]
     pub check_config: bool,
+    /// What to do instead of serving
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the program does if it does not serve.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Say what a model or an adapter is and what is wrong with it, without loading its weights
+    ///
+    /// Ends with status 1 if it could not be served.
+    Inspect {
+        /// Model folder, GGUF file, or PEFT LoRA folder
+        #[arg(value_name = "PATH")]
+        path: PathBuf,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// A folder, and what it is called.

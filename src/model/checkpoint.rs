@@ -9,9 +9,9 @@ use memmap2::Mmap;
 use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
-use super::gguf::{Gguf, permute};
+use super::gguf::{Gguf, names, permute};
 use super::stored::{Bytes, Format, Stored};
-use super::{ModelError, ModelSource};
+use super::{Family, ModelError, ModelSource};
 
 /// What a file says of a tensor.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct Checkpoint {
     files: Vec<(String, usize)>,
     /// The file that says which tensors there are.
     list: String,
+    /// Of a GGUF file, whose tensors have names of their own.
+    gguf: Option<Family>,
 }
 
 impl Checkpoint {
@@ -81,7 +83,8 @@ impl Checkpoint {
             Ok((name.clone(), entry))
         };
         let tensors = tensors.iter().map(store).collect::<Result<_, ModelError>>()?;
-        Ok(Self { tensors, files: vec![("memory".to_owned(), 0)], list: "memory".to_owned() })
+        let list = "memory".to_owned();
+        Ok(Self { tensors, files: vec![(list.clone(), 0)], list, gguf: None })
     }
 
     /// Names of the files, and their bytes.
@@ -113,11 +116,8 @@ impl Checkpoint {
     /// # Errors
     /// It is missing, misshapen or cannot be used; names its file.
     pub fn shaped(&self, name: &str, shape: &[usize]) -> Result<Stored, ModelError> {
-        let stored = self.find(name)?;
-        if stored.shape() == shape {
-            return self.get(name);
-        }
-        Err(self.fault(name, format!("expected shape {shape:?}, found {:?}", stored.shape())))
+        self.format(name, shape)?;
+        self.get(name)
     }
 
     /// How the tensor `name` is stored, if it has the shape expected. Nothing of it is read.
@@ -158,7 +158,8 @@ impl Checkpoint {
     fn fault(&self, name: &str, reason: impl std::fmt::Display) -> ModelError {
         let entry = self.tensors.get(name);
         let file = entry.and_then(|entry| self.files.get(entry.file)).map_or(&self.list, |(file, _)| file);
-        let name = entry.map_or(name, |entry| &entry.name);
+        let missing = || self.gguf.and_then(|family| names::in_file(family, name));
+        let name = entry.map(|entry| entry.name.clone()).or_else(missing).unwrap_or_else(|| name.to_owned());
         ModelError::file(file, format!("tensor {name}: {reason}"))
     }
 
@@ -166,6 +167,7 @@ impl Checkpoint {
         self.list =
             gguf.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         self.files.push((self.list.clone(), gguf.size()));
+        self.gguf = Some(gguf.config().family);
         for tensor in gguf.tensors() {
             let entry =
                 Entry { file: 0, name: tensor.name_in_file, stored: tensor.stored, heads: tensor.heads };

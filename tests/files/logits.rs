@@ -13,19 +13,13 @@ use crate::{fixture, gguf};
 /// Logits of every position of a canvas but the first.
 pub fn logits(path: &Path) -> Vec<Vec<f32>> {
     let slot = SlotId { index: 0, generation: 0 };
-    let mut backend =
-        CandleBackend::load(&ModelSource::open(path).unwrap(), None, DeviceChoice::Cpu).unwrap();
+    let mut backend = CandleBackend::load(&ModelSource::open(path).unwrap(), DeviceChoice::Cpu).unwrap();
     let rows: Vec<u32> = (0..24).map(|i| (i * 37 + 5) % 90).collect();
     let mut batch = StepBatch { top_k: 1, ..StepBatch::default() };
     let canvas = rows.len();
     rows.into_iter().for_each(|id| batch.push_row([(id, 1.0)]));
-    batch.segments.push(Segment {
-        slot,
-        window: 0..canvas,
-        visible: canvas,
-        targets: 1..canvas,
-        sampling: None,
-    });
+    let (window, targets) = (0..canvas, 1..canvas);
+    batch.segments.push(Segment { slot, adapter: None, window, visible: canvas, targets, sampling: None });
     backend.open_slot(slot, canvas).unwrap();
     backend.logits(&batch).unwrap().remove(0)
 }

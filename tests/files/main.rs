@@ -2,7 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+mod broken;
+#[path = "../hostile/checkpoint.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
+mod checkpoint;
 mod gguf;
+mod inspect;
+mod layouts;
 mod logits;
 mod tokens;
 

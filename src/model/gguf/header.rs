@@ -117,6 +117,11 @@ fn alignment(metadata: &BTreeMap<String, Value>) -> Result<usize, Damage> {
     Ok(number? as usize)
 }
 
+/// More is said to be there than is.
+fn cut(wanted: u64, left: usize) -> Damage {
+    Damage::new(format!("the file ends within its head: {wanted} bytes are wanted where {left} are left"))
+}
+
 /// A place in the file.
 struct Reader<'a> {
     file: &'a [u8],
@@ -126,12 +131,7 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], Damage> {
         let rest = &self.file[self.at..];
-        let Some(bytes) = rest.get(..count) else {
-            return Err(Damage::new(format!(
-                "the file ends within its head, after {} bytes",
-                self.file.len()
-            )));
-        };
+        let bytes = rest.get(..count).ok_or_else(|| cut(count as u64, rest.len()))?;
         self.at += count;
         Ok(bytes)
     }
@@ -154,7 +154,7 @@ impl<'a> Reader<'a> {
         let length = self.u64()?;
         let left = self.file.len() - self.at;
         let found = usize::try_from(length).ok().filter(|length| *length <= left);
-        found.ok_or_else(|| Damage::new(format!("a length of {length} where {left} bytes are left")))
+        found.ok_or_else(|| cut(length, left))
     }
 
     fn text(&mut self) -> Result<String, Damage> {

@@ -4,7 +4,7 @@
 mod config;
 mod format;
 mod header;
-mod names;
+pub(super) mod names;
 pub(super) mod permute;
 
 use std::fs::File;

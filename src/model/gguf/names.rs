@@ -37,20 +37,34 @@ pub(super) fn checkpoint(family: Family, name: &str) -> Option<String> {
     Some(format!("{module}.{kind}"))
 }
 
+/// A file's name for a tensor of a checkpoint.
+pub(in super::super) fn in_file(family: Family, name: &str) -> Option<String> {
+    let names = Names::of(family);
+    let (path, kind) = name.rsplit_once('.')?;
+    if let Some((theirs, _)) = top(names).into_iter().find(|(_, module)| *module == path) {
+        return Some(format!("{theirs}.{kind}"));
+    }
+    let (number, part) = path.strip_prefix(names.layer)?.strip_prefix('.')?.split_once('.')?;
+    let (theirs, _) = modules(names).into_iter().find(|(_, module)| *module == part)?;
+    Some(format!("blk.{number}.{theirs}.{kind}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn names_of_a_file_are_names_of_a_checkpoint() {
+    fn names_go_both_ways() {
         for (family, ours, theirs) in [
             (Family::Llada, "model.transformer.ff_out.weight", "output.weight"),
             (Family::Llada, "model.transformer.blocks.31.ff_out.weight", "blk.31.ffn_down.weight"),
             (Family::Dream, "lm_head.weight", "output.weight"),
             (Family::Dream, "model.layers.7.self_attn.q_proj.bias", "blk.7.attn_q.bias"),
         ] {
+            assert_eq!(in_file(family, ours).as_deref(), Some(theirs));
             assert_eq!(checkpoint(family, theirs).as_deref(), Some(ours));
         }
         assert_eq!(checkpoint(Family::Llada, "rope_freqs.weight"), None);
+        assert_eq!(in_file(Family::Dream, "model.rotary.weight"), None);
     }
 }
