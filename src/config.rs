@@ -1,86 +1,23 @@
 //! Settings: built-in defaults, then a TOML file, then the environment, then flags. The only module that reads them.
 
+mod flags;
 mod sections;
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
-use std::path::PathBuf;
-use std::str::FromStr;
 
-use clap::Parser;
 use config::{Config, Environment, File, FileFormat, Source};
 use serde::{Deserialize, Serialize};
 
+pub use flags::{Command, Flags, NamedFolder};
 pub use sections::{
     ApiKeys, EngineSettings, LimitSettings, LogFormat, LogSettings, ModelSettings, ServerSettings,
 };
 
-use crate::backend::device::DeviceChoice;
 use crate::decode::DecodeOptions;
-use crate::model::product::Holding;
 use crate::service::speaker::check_adapter_name;
 
 /// What the environment's keys begin with: `EVOTOKEN__SECTION__KEY`.
 const PREFIX: &str = "EVOTOKEN";
-
-/// OpenAI-compatible inference server for masked diffusion language models.
-#[derive(Debug, Clone, Default, PartialEq, Parser)]
-#[command(version)]
-pub struct Flags {
-    /// Settings file (TOML); config/server.toml shows every key
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Address to listen on
-    #[arg(long)]
-    pub host: Option<IpAddr>,
-    /// Port to listen on
-    #[arg(long)]
-    pub port: Option<u16>,
-    /// Model folder in Hugging Face's layout instead of the model in this program
-    #[arg(long, value_name = "DIR")]
-    pub model: Option<PathBuf>,
-    /// PEFT LoRA folder that clients may ask for by this name, or by the folder's; may be given several times
-    #[arg(long, value_name = "[NAME=]DIR")]
-    pub adapter: Vec<NamedFolder>,
-    /// What clients may call the model; answers carry the first
-    #[arg(long, value_name = "NAME", num_args = 1..)]
-    pub served_model_name: Vec<String>,
-    /// Where the model runs
-    #[arg(long)]
-    pub device: Option<DeviceChoice>,
-    /// In which format weight matrices are held in memory
-    #[arg(long, visible_alias = "quantize", value_name = "FORMAT")]
-    pub weights: Option<Holding>,
-    /// Print the settings in force and exit
-    #[arg(long)]
-    pub check_config: bool,
-}
-
-/// A folder, and what it is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamedFolder {
-    /// What clients may call what is in it.
-    pub name: String,
-    /// Where it is.
-    pub folder: PathBuf,
-}
-
-impl FromStr for NamedFolder {
-    type Err = &'static str;
-
-    /// From `NAME=DIR`, or from `DIR`, which names itself.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some((name, folder)) = text.split_once('=') {
-            return Ok(Self { name: name.to_owned(), folder: folder.into() });
-        }
-        let folder = PathBuf::from(text);
-        // "." has a name only when it is looked up.
-        let whole = folder.canonicalize();
-        let name =
-            whole.as_deref().unwrap_or(&folder).file_name().map(|name| name.to_string_lossy().into_owned());
-        Ok(Self { name: name.ok_or("this folder has no name: give it one, NAME=DIR")?, folder })
-    }
-}
 
 /// All settings, one struct per concern.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

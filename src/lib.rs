@@ -43,6 +43,7 @@ pub mod config;
 pub mod decode;
 pub mod engine;
 pub mod guide;
+pub mod inspect;
 pub mod model;
 pub mod rng;
 pub mod service;

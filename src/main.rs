@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,9 @@ use clap::Parser;
 use evotoken::api::serve::serve;
 use evotoken::api::{self, App};
 use evotoken::backend::CandleBackend;
-use evotoken::config::{self, Flags, LogFormat, Settings};
+use evotoken::config::{self, Command, Flags, LogFormat, Settings};
 use evotoken::engine::{self, EngineHandle, ModelInfo};
+use evotoken::inspect::Report;
 use evotoken::model::marker::Marker;
 use evotoken::model::{ModelSource, bundled};
 use evotoken::service::request::Limits;
@@ -32,6 +34,9 @@ fn main() -> ExitCode {
     // SAFETY: no other thread has been started yet.
     unsafe { config::keep_candle_on_its_thread() };
     let flags = Flags::parse();
+    if let Some(Command::Inspect { path, json }) = &flags.command {
+        return inspect(path, *json);
+    }
     let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads");
     match runtime.and_then(|runtime| runtime.block_on(run(&flags))) {
         Ok(()) => ExitCode::SUCCESS,
@@ -40,6 +45,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Print what lies at `path`.
+fn inspect(path: &Path, json: bool) -> ExitCode {
+    let report = Report::of(path);
+    let text = match json {
+        true => {
+            serde_json::to_string_pretty(&report).expect("a report is plain data with string keys") + "\n"
+        }
+        false => report.to_string(),
+    };
+    say(&text);
+    if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 async fn run(flags: &Flags) -> Result<()> {
@@ -90,7 +108,7 @@ async fn run(flags: &Flags) -> Result<()> {
 /// Load the model and start its engine.
 fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHandle)> {
     let model = &settings.model;
-    let source = bundled::or_folder(model.path.as_deref());
+    let source = bundled::or_path(model.path.as_deref())?;
     let place = source.place();
     let backend = CandleBackend::load(&source, model.placement()).with_context(|| place.clone())?;
     let tokenizer = Arc::new(Tokenizer::load(&source).with_context(|| place.clone())?);

@@ -56,6 +56,17 @@ fn the_shipped_file_equals_the_defaults() {
 }
 
 #[test]
+fn the_example_files_are_settings() {
+    for (text, slots, max_new_tokens) in [
+        (include_str!("../config/llada-8b.toml"), 8, 1024),
+        (include_str!("../config/dream-7b.toml"), 16, 512),
+    ] {
+        let settings = from_file(text).expect("valid settings");
+        assert_eq!((settings.engine.slots, settings.limits.max_new_tokens), (slots, max_new_tokens));
+    }
+}
+
+#[test]
 fn the_shipped_file_shows_every_key_with_a_comment_above_it() {
     let mut section = String::new();
     let mut found: Vec<String> = Vec::new();

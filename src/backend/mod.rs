@@ -46,7 +46,7 @@ impl CandleBackend {
     ) -> std::result::Result<Self, ModelError> {
         let Placement { device, holding } = placement.into();
         let device = device.open()?;
-        let config = ModelConfig::from_json(&source.require("config.json")?)?;
+        let config = ModelConfig::load(source)?;
         let weights = Weights::open(source, holding, &device)?;
         Ok(Self::new(Transformer::load(config, &weights, &device)?))
     }

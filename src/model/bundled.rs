@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::ModelSource;
+use super::{ModelError, ModelSource};
 
 macro_rules! file {
     ($name:literal) => {
@@ -22,7 +22,10 @@ pub const COUNTDOWN: ModelSource = ModelSource::Bundled {
     ],
 };
 
-/// The model that somebody asked for: a folder, and without one the bundled model.
-pub fn or_folder(model: Option<&Path>) -> ModelSource {
-    model.map_or(COUNTDOWN, ModelSource::folder)
+/// The model that somebody asked for: a folder or a GGUF file, and without one the bundled model.
+///
+/// # Errors
+/// It is a file that is no usable GGUF file.
+pub fn or_path(model: Option<&Path>) -> Result<ModelSource, ModelError> {
+    model.map_or(Ok(COUNTDOWN), ModelSource::open)
 }

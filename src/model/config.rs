@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::ModelError;
+use super::{ModelError, ModelSource};
 
 /// Which published architecture a checkpoint follows. They differ in tensor names, biases, grouped heads and shift.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +68,17 @@ impl ModelConfig {
         self.family == Family::Dream
     }
 
+    /// The configuration of a model: `config.json`, or what a GGUF file says.
+    ///
+    /// # Errors
+    /// As [`Self::from_json`]; or the file is missing.
+    pub fn load(source: &ModelSource) -> Result<Self, ModelError> {
+        match source {
+            ModelSource::Gguf(file) => Ok(file.config().clone()),
+            _ => Self::from_json(&source.require("config.json")?),
+        }
+    }
+
     /// Parse `config.json`.
     ///
     /// # Errors
@@ -81,11 +92,12 @@ impl ModelConfig {
             "dream" => parse::<DreamJson>(value)?.into_config()?,
             other => return Err(ModelError::UnknownFamily(other.to_owned())),
         };
-        config.check()?;
+        config.check().map_err(ModelError::Config)?;
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), ModelError> {
+    /// Whether a network of these sizes can be computed.
+    pub(super) fn check(&self) -> Result<(), String> {
         let sizes =
             [self.vocab, self.width, self.layers, self.heads, self.kv_heads, self.mlp, self.max_positions];
         let whole = sizes.iter().all(|n| *n > 0)
@@ -93,27 +105,23 @@ impl ModelConfig {
             && self.heads.is_multiple_of(self.kv_heads)
             && self.head_width().is_multiple_of(2);
         if !whole {
-            return Err(ModelError::Config(
-                "sizes are zero or do not divide (width, heads, kv heads)".to_owned(),
-            ));
+            return Err("sizes are zero or do not divide (width, heads, kv heads)".to_owned());
         }
         if self.max_positions > MAX_POSITIONS {
             let (found, most) = (self.max_positions, MAX_POSITIONS);
-            return Err(ModelError::Config(format!("{found} positions, at most {most} are supported")));
+            return Err(format!("{found} positions, at most {most} are supported"));
         }
         let constants = self.rope_theta > 0.0 && self.rope_theta.is_finite() && self.norm_eps >= 0.0;
         if !constants || !self.norm_eps.is_finite() {
             let message = "rope_theta must be a number above 0 and rms_norm_eps one that is not below 0";
-            return Err(ModelError::Config(message.to_owned()));
+            return Err(message.to_owned());
         }
         if self.vocab < 2 {
-            return Err(ModelError::Config("a vocabulary needs a token beside the mask".to_owned()));
+            return Err("a vocabulary needs a token beside the mask".to_owned());
         }
         if self.mask_id as usize >= self.vocab {
-            return Err(ModelError::Config(format!(
-                "mask_token_id {} is outside the vocabulary of {}",
-                self.mask_id, self.vocab
-            )));
+            let (mask, vocab) = (self.mask_id, self.vocab);
+            return Err(format!("mask_token_id {mask} is outside the vocabulary of {vocab}"));
         }
         Ok(())
     }

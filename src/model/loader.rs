@@ -52,8 +52,7 @@ impl Weights {
     /// # Errors
     /// Names the tensor, with the shape expected and found.
     pub fn stored(&self, name: &str, shape: &[usize]) -> Result<Stored, ModelError> {
-        let stored = self.checkpoint.get(name)?;
-        check_shape(name, stored.shape(), shape)?;
+        let stored = self.checkpoint.shaped(name, shape)?;
         stored.bytes().expect();
         Ok(stored)
     }

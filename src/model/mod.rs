@@ -4,6 +4,8 @@ pub mod adapters;
 pub mod bundled;
 pub mod checkpoint;
 pub mod config;
+pub mod gguf;
+pub mod inventory;
 pub mod kv;
 pub mod layers;
 pub mod loader;

@@ -53,7 +53,9 @@ pub enum Ending {
 #[derive(Debug, thiserror::Error)]
 pub enum ChatTemplateError {
     /// The model has no template.
-    #[error("{0} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json)")]
+    #[error(
+        "{0} has no chat template (chat_template.jinja, or chat_template in chat_template.json or tokenizer_config.json)"
+    )]
     Missing(String),
     /// The template is not one.
     #[error("{file}: the chat template cannot be used: {reason}")]
@@ -86,6 +88,7 @@ pub struct ChatTemplate {
 /// The template's name within its environment; it has no extension, so nothing is escaped.
 const NAME: &str = "chat_template";
 const FILE: &str = "chat_template.jinja";
+const JSON: &str = "chat_template.json";
 const CONFIG: &str = "tokenizer_config.json";
 
 /// Put behind a message to find its end in the text; of private characters, which no template changes. The space tells
@@ -98,23 +101,25 @@ const MARK: &str = "\u{F8FE}\u{F8FF} ";
 struct Raised(String);
 
 impl ChatTemplate {
-    /// Load the template of a model: `chat_template.jinja`, else `chat_template` of `tokenizer_config.json`, which is
-    /// a text or a list of named ones, of which the one called `default` is taken.
+    /// Load the template of a model: `chat_template.jinja`, else `chat_template` of `chat_template.json`, else that of
+    /// `tokenizer_config.json`, which is a text or a list of named ones, of which the one called `default` is taken.
     ///
     /// # Errors
     /// The model has none, or it cannot be read or parsed.
     pub fn load(source: &ModelSource) -> Result<Self, ChatTemplateError> {
-        let config = match source.read(CONFIG)? {
-            Some(text) => serde_json::from_slice(&text).map_err(|e| unusable(CONFIG, e))?,
-            None => serde_json::Value::Null,
+        let json = |file| match source.read(file)? {
+            Some(text) => serde_json::from_slice(&text).map_err(|e| unusable(file, e)),
+            None => Ok(serde_json::Value::Null),
         };
+        let config = json(CONFIG)?;
+        let field =
+            |value: &serde_json::Value| value.get("chat_template").filter(|found| !found.is_null()).cloned();
         let (file, text) = match source.read(FILE)? {
             Some(text) => (FILE, String::from_utf8(text.into_owned()).map_err(|e| unusable(FILE, e))?),
-            None => match config.get("chat_template") {
-                None | Some(serde_json::Value::Null) => {
-                    return Err(ChatTemplateError::Missing(source.place()));
-                }
-                Some(found) => (CONFIG, default_of(found)?),
+            None => match (field(&json(JSON)?), field(&config)) {
+                (Some(found), _) => (JSON, default_of(&found, JSON)?),
+                (None, Some(found)) => (CONFIG, default_of(&found, CONFIG)?),
+                (None, None) => return Err(ChatTemplateError::Missing(source.place())),
             },
         };
         Self::new(text, special_tokens(&config)).map_err(|e| unusable(file, e))
@@ -212,14 +217,14 @@ fn refusal(error: &Error) -> ChatTemplateError {
 }
 
 /// The text of `chat_template`, or of its part called `default`.
-fn default_of(found: &serde_json::Value) -> Result<String, ChatTemplateError> {
+fn default_of(found: &serde_json::Value, file: &'static str) -> Result<String, ChatTemplateError> {
     let text = |value: Option<&serde_json::Value>| value?.as_str().map(str::to_owned);
     let named = || {
         let default = |part: &&serde_json::Value| text(part.get("name")).as_deref() == Some("default");
         text(found.as_array()?.iter().find(default)?.get("template"))
     };
     text(Some(found)).or_else(named).ok_or_else(|| {
-        unusable(CONFIG, "chat_template must be a text or a list of which one is named `default`")
+        unusable(file, "chat_template must be a text or a list of which one is named `default`")
     })
 }
 

@@ -1,12 +1,15 @@
 //! Messages to text, text to token ids, and back.
 
 mod byte_level;
+mod byte_pairs;
 pub mod chat_template;
 pub mod detokenizer;
+mod gguf;
 #[cfg(test)]
 pub(crate) mod samples;
 mod spelling;
 mod tokenizer_config;
+mod vocabulary_files;
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -42,12 +45,27 @@ pub struct Tokenizer {
 pub struct TokenizeError(String);
 
 impl Tokenizer {
-    /// Load `tokenizer.json`. Its truncation and padding, meant for training, are switched off.
+    /// Load `tokenizer.json`; without one the tokenizer of a GGUF file, or of `vocab.json` and `merges.txt`. Its truncation and padding, meant for training, are switched off.
     ///
     /// # Errors
     /// The file is missing or unusable.
     pub fn load(source: &ModelSource) -> Result<Self, ModelError> {
-        Self::from_json(&source.require("tokenizer.json")?)
+        let own = source.read("tokenizer.json")?;
+        if let (Some(_), ModelSource::Gguf(_)) = (&own, source) {
+            tracing::info!("the tokenizer is that of the tokenizer.json beside the model's file");
+        }
+        if let Some(json) = own {
+            return Self::from_json(&json);
+        }
+        if let ModelSource::Gguf(file) = source {
+            let failed = |reason: String| ModelError::File { file: source.place(), reason };
+            let json = gguf::tokenizer_json(file.header()).map_err(failed)?;
+            return Self::from_json(&json).map_err(|e| failed(format!("its tokenizer cannot be used: {e}")));
+        }
+        match vocabulary_files::tokenizer_json(source)? {
+            Some(json) => Self::from_json(&json),
+            None => Err(ModelError::Missing { file: "tokenizer.json".to_owned(), place: source.place() }),
+        }
     }
 
     /// Parse the content of a `tokenizer.json`.
@@ -125,6 +143,11 @@ impl Tokenizer {
             tracing::error!(%error, "a decoder failed");
             String::new()
         })
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.inner.get_vocab_size(true)
     }
 
     /// How the vocabulary spells a token.

@@ -5,6 +5,10 @@
 
 mod checkpoint;
 mod documents;
+mod gguf;
+#[path = "../files/gguf.rs"]
+#[expect(dead_code, reason = "changes by name are for other tests")]
+mod gguf_file;
 mod memory;
 mod settings;
 mod spoil;

@@ -130,8 +130,13 @@ fn damaged(mut tensors: Vec<Stored>, damage: &Damage) -> Vec<u8> {
 
 /// Load the model, and run a step of it if that works. Whether it did.
 pub fn answers(model: &Path, adapter: Option<&Path>) -> bool {
+    runs(&ModelSource::folder(model), adapter)
+}
+
+/// The same for a model from anywhere.
+pub fn runs(model: &ModelSource, adapter: Option<&Path>) -> bool {
     let load = || {
-        let backend = CandleBackend::load(&ModelSource::folder(model), DeviceChoice::Cpu)?;
+        let backend = CandleBackend::load(model, DeviceChoice::Cpu)?;
         let load = |folder| backend.adapter_loader().load(&ModelSource::folder(folder));
         let adapter = adapter.map(load).transpose()?;
         Ok::<_, ModelError>((backend, adapter))

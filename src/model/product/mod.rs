@@ -64,7 +64,7 @@ const SMALL: usize = 64 << 20;
 
 impl Holding {
     /// How a model is held of which these many weights are stored in these formats.
-    pub(super) fn of_model(self, weights: usize, formats: &BTreeSet<Format>) -> Self {
+    pub fn of_model(self, weights: usize, formats: &BTreeSet<Format>) -> Self {
         let wide = formats.iter().all(|f| matches!(f, Format::F32 | Format::F16 | Format::Bf16));
         if self == Self::Auto && wide && weights <= SMALL / size_of::<f32>() { Self::F32 } else { self }
     }
@@ -120,6 +120,11 @@ impl Packed {
             bail!("a shape of {:?} is no matrix", weight.shape())
         };
         Ok(Self { inputs, outputs, panels: Panels::pack(weight, format)? })
+    }
+
+    /// Bytes of memory that a weight `[outputs, inputs]` would take as `format`.
+    pub fn bytes_as(shape: [usize; 2], format: Format) -> usize {
+        Panels::bytes_as(shape, format)
     }
 
     /// Bytes of memory.

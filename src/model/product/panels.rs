@@ -92,6 +92,20 @@ impl Panels {
         }
     }
 
+    /// Bytes of a weight `[outputs, inputs]` that is held as `format`.
+    pub fn bytes_as([outputs, inputs]: [usize; 2], format: Format) -> usize {
+        let (length, size) = match format {
+            Format::F32 => (1, size_of::<[f32; PANEL]>()),
+            Format::Bf16 => (Pairs::INPUTS, size_of::<Pairs>()),
+            Format::Q8_0 => (Q8_0::INPUTS, size_of::<Q8_0>()),
+            Format::Q4K => (Q4K::INPUTS, size_of::<Q4K>()),
+            Format::Q6K => (Q6K::INPUTS, size_of::<Q6K>()),
+            // The other formats are held as f16.
+            _ => (Halves::INPUTS, size_of::<Halves>()),
+        };
+        outputs.div_ceil(PANEL) * inputs.div_ceil(length) * size
+    }
+
     /// x `[rows, inputs]`, as [`Self::multiply`] wants it.
     pub fn rows(&self, kernel: Kernel, x: &[f32], inputs: usize) -> Rows {
         let width = match self {

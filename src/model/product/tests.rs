@@ -160,3 +160,19 @@ fn a_weight_that_is_no_matrix_or_cannot_be_held_so_is_refused() {
     let matrix = Stored::new(Format::F32, vec![2, 1], Bytes::from(vec![0; 8])).unwrap();
     assert!(Packed::pack(&matrix, Format::Q5K).is_err());
 }
+
+#[test]
+fn the_memory_of_a_weight_is_known_before_it_is_packed() {
+    for format in [Format::F32, Format::F16, Format::Bf16, Format::Q8_0, Format::Q4K, Format::Q6K] {
+        for (outputs, inputs) in [(1, 1), (16, 256), (19, 300), (40, 64)] {
+            let weight =
+                Stored::new(Format::F32, vec![outputs, inputs], Bytes::from(vec![0; outputs * inputs * 4]));
+            let packed = Packed::pack(&weight.unwrap(), format).unwrap();
+            assert_eq!(
+                Packed::bytes_as([outputs, inputs], format),
+                packed.bytes(),
+                "{format:?} {outputs} {inputs}"
+            );
+        }
+    }
+}

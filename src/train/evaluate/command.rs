@@ -84,7 +84,7 @@ impl EvaluateArgs {
         let mut questions = self.suite.read(&self.data)?;
         questions.truncate(self.limit.unwrap_or(usize::MAX));
         ensure!(!questions.is_empty(), "--limit must be at least 1");
-        let source = bundled::or_folder(self.model.as_deref());
+        let source = bundled::or_path(self.model.as_deref())?;
         let adapter = self.adapter.as_ref().map(ModelSource::folder);
         let asked = Asked { questions, wording: self.wording(&source)?, prefill: self.prefill() };
         let served = Served::load(&source, adapter.as_ref(), self.in_flight)?;
