@@ -19,13 +19,14 @@ use crate::backend::device::DeviceChoice;
 use crate::decode::DecodeOptions;
 use crate::model::product::Holding;
 use crate::service::speaker::check_adapter_name;
+use crate::telemetry::version;
 
 /// What the environment's keys begin with: `EVOTOKEN__SECTION__KEY`.
 const PREFIX: &str = "EVOTOKEN";
 
 /// OpenAI-compatible inference server for masked diffusion language models.
 #[derive(Debug, Clone, Default, PartialEq, Parser)]
-#[command(version)]
+#[command(version = version::TEXT)]
 pub struct Flags {
     /// Settings file (TOML); config/server.toml shows every key
     #[arg(long, value_name = "FILE")]

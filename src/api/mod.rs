@@ -70,6 +70,7 @@ impl App {
 
     /// The model is loaded and warm: requests are taken from now on. Only the first call counts.
     pub fn open(&self, service: Service) {
+        self.metrics.name_model(service.name());
         // A second model has nowhere to go.
         let _ = self.service.set(Arc::new(service));
     }

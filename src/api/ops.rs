@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::error::{ApiError, ErrorBody};
+use super::error::{ApiError, ErrorBody, ErrorCode};
 
 /// A short word on how the server is.
 #[derive(Debug, Serialize, ToSchema)]
@@ -44,7 +44,7 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Response {
         .into_response()
 }
 
-/// Count replies by route pattern, method and status.
+/// Count replies by route pattern, method and status, and errors by their code.
 pub async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
@@ -53,5 +53,8 @@ pub async fn count(State(app): State<Arc<App>>, request: Request, next: Next) ->
     // A client may invent methods; the label set must not grow with them.
     let method = if method.is_safe() || method == Method::POST { method.as_str() } else { "(other)" };
     app.metrics.http_reply(route, method, response.status().as_u16());
+    if let Some(ErrorCode(code)) = response.extensions().get() {
+        app.metrics.http_error(code);
+    }
     response
 }

@@ -1,6 +1,8 @@
 //! What the server says about itself: logs and numbers.
 
 pub mod metrics;
+mod series;
+pub mod version;
 
 pub use metrics::{FinishStats, Metrics, Outcome, TickStats};
 

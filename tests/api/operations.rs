@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use evotoken::telemetry::version;
 use serde_json::json;
 
 use crate::{Plan, server};
@@ -75,13 +76,43 @@ async fn metrics_count_what_happened() {
         "evotoken_http_requests_total{method=\"POST\",route=\"/v1/completions\",status=\"200\"} 1",
         "evotoken_http_requests_total{method=\"GET\",route=\"/v1/models/{model}/{*rest}\",status=\"200\"} 1",
         "evotoken_http_requests_total{method=\"GET\",route=\"(none)\",status=\"404\"} 1",
-        "vllm:prompt_tokens_total 6",
-        "vllm:generation_tokens_total 6",
-        "vllm:diffusion_num_denoising_steps_total 2",
+        "vllm:prompt_tokens_total{engine=\"0\",model_name=\"lab/echo\"} 6",
+        "vllm:generation_tokens_total{engine=\"0\",model_name=\"lab/echo\"} 6",
+        "vllm:diffusion_num_denoising_steps_total{engine=\"0\",model_name=\"lab/echo\"} 2",
         "evotoken_sequences_finished_total{outcome=\"stop\"} 1",
+        "evotoken_nfe_sum{method=\"evotoken\"} 2",
+        "evotoken_http_errors_total{code=\"invalid_request_error\"} 1",
+        "evotoken_model_info{model=\"lab/echo\"} 1",
+        "evotoken_sequences_waiting_limit 256",
+        "evotoken_sequences_running_limit 64",
+        &format!(
+            "evotoken_build_info{{revision=\"{}\",version=\"{}\"}} 1",
+            version::REVISION,
+            version::NUMBER
+        ),
     ] {
         assert!(reply.text.lines().any(|found| found == line), "no line {line:?} in\n{}", reply.text);
     }
+}
+
+#[tokio::test]
+async fn errors_are_counted_by_the_code_in_their_body() {
+    let server = server();
+    let replies = [
+        server.complete(json!({"prompt": "a", "model": "other"})).await,
+        server.complete(json!({"prompt": "a", "max_tokens": -1})).await,
+        server.complete(json!({"prompt": "a", "max_tokens": 80, "n": 2})).await,
+        server.get("/v1/embeddings").await,
+    ];
+    let text = server.get("/metrics").await.text;
+    for reply in replies.iter().filter(|reply| reply.status.is_client_error()) {
+        let error = &reply.json()["error"];
+        let code = error["code"].as_str().or(error["type"].as_str()).expect("a word");
+        assert!(text.contains(&format!("evotoken_http_errors_total{{code=\"{code}\"}} ")), "{code}: {text}");
+    }
+    let counted = text.lines().filter_map(|line| line.strip_prefix("evotoken_http_errors_total{"));
+    let counts = counted.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok());
+    assert_eq!(counts.sum::<usize>(), 3);
 }
 
 #[tokio::test]
