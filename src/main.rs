@@ -78,6 +78,8 @@ async fn run(flags: &Flags) -> Result<()> {
     }
 
     signals.next().await;
+    app.retire();
+    linger(&mut signals, settings.server.drain_delay()).await;
     app.drain();
     drain(&engine, &mut signals, settings.server.drain_timeout()).await;
     stop.cancel();
@@ -151,6 +153,18 @@ fn greet(address: SocketAddr, model: &str) {
 /// Print, unless nobody listens: `println!` would end the server when its reader has gone.
 fn say(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Time for load balancers to notice that the server is not ready, while it still takes requests. Another signal ends it.
+async fn linger(signals: &mut Signals, delay: Duration) {
+    // Without a delay a signal that comes at once is the second one, which ends what runs.
+    if !delay.is_zero() {
+        tracing::info!(delay_s = delay.as_secs(), "not ready any more: requests are still taken for a while");
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = signals.next() => {}
+        }
+    }
 }
 
 /// Let what waits or runs end; a second signal or the timeout ends it.

@@ -278,6 +278,21 @@ fn a_signal_lets_running_streams_finish() {
 }
 
 #[test]
+fn a_server_that_is_to_end_takes_requests_while_load_balancers_turn_away() {
+    let mut server = Running::start_with("0", |command| {
+        command.env("EVOTOKEN__SERVER__DRAIN_DELAY_S", "86400");
+    });
+    server.terminate();
+    server.until_draining();
+    choices(&server.reply(""));
+    // The next signal ends the delay, not what runs.
+    let stream = server.begin_stream(64);
+    server.terminate();
+    assert!(rest(stream).contains("data: [DONE]"));
+    assert_eq!(server.wait().0, Some(0));
+}
+
+#[test]
 fn a_second_signal_cuts_streams_off_with_an_error() {
     let mut server = Running::start();
     let stream = server.begin_stream(500);

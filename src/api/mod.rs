@@ -59,13 +59,15 @@ pub struct App {
     settings: ServerSettings,
     metrics: Arc<Metrics>,
     service: OnceLock<Arc<Service>>,
+    retiring: AtomicBool,
     draining: AtomicBool,
 }
 
 impl App {
     /// A server without a model yet: alive, not ready.
     pub fn new(settings: ServerSettings, metrics: Arc<Metrics>) -> Self {
-        Self { settings, metrics, service: OnceLock::new(), draining: AtomicBool::new(false) }
+        let (retiring, draining) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { settings, metrics, service: OnceLock::new(), retiring, draining }
     }
 
     /// The model is loaded and warm: requests are taken from now on. Only the first call counts.
@@ -73,6 +75,11 @@ impl App {
         self.metrics.name_model(service.name());
         // A second model has nowhere to go.
         let _ = self.service.set(Arc::new(service));
+    }
+
+    /// Say to load balancers that no new requests should come; those that come all the same are taken.
+    pub fn retire(&self) {
+        self.retiring.store(true, Ordering::Release);
     }
 
     /// Take no new requests from now on; those that run go on.
@@ -89,6 +96,14 @@ impl App {
             return Err(ApiError::Unavailable("the server is shutting down"));
         }
         self.service()
+    }
+
+    /// Whether load balancers should send requests.
+    fn wanted(&self) -> Result<(), ApiError> {
+        if self.retiring.load(Ordering::Acquire) {
+            return Err(ApiError::Unavailable("the server is shutting down"));
+        }
+        self.ready().map(drop)
     }
 }
 

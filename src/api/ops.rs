@@ -27,12 +27,12 @@ pub async fn health() -> Json<Status> {
     Json(Status { status: "ok" })
 }
 
-/// Whether requests are taken: the model is loaded and warmed up, and the server is not shutting down.
+/// Whether requests should be sent: the model is loaded and warmed up, and the server is not shutting down.
 #[utoipa::path(get, path = "/ready", tag = "Operations", responses(
-    (status = 200, description = "Requests are taken.", body = Status),
+    (status = 200, description = "Requests are welcome.", body = Status),
     (status = 503, description = "The model is loading, or the server is shutting down.", body = ErrorBody)))]
 pub async fn ready(State(app): State<Arc<App>>) -> Result<Json<Status>, ApiError> {
-    app.ready()?;
+    app.wanted()?;
     Ok(Json(Status { status: "ready" }))
 }
 
