@@ -16,6 +16,7 @@ pub use sections::{
 };
 
 use crate::backend::device::DeviceChoice;
+use crate::command::Command;
 use crate::decode::DecodeOptions;
 use crate::model::product::Holding;
 use crate::service::speaker::check_adapter_name;
@@ -26,7 +27,7 @@ const PREFIX: &str = "EVOTOKEN";
 
 /// OpenAI-compatible inference server for masked diffusion language models.
 #[derive(Debug, Clone, Default, PartialEq, Parser)]
-#[command(version = version::TEXT)]
+#[command(version = version::TEXT, args_conflicts_with_subcommands = true)]
 pub struct Flags {
     /// Settings file (TOML); config/server.toml shows every key
     #[arg(long, value_name = "FILE")]
@@ -55,6 +56,9 @@ pub struct Flags {
     /// Print the settings in force and exit
     #[arg(long)]
     pub check_config: bool,
+    /// Nothing: serve
+    #[command(subcommand)]
+    pub command: Option<Command>,
 }
 
 /// A folder, and what it is called.

@@ -32,8 +32,16 @@ fn main() -> ExitCode {
     // SAFETY: no other thread has been started yet.
     unsafe { config::keep_candle_on_its_thread() };
     let flags = Flags::parse();
+    if let Some(command) = &flags.command {
+        return ended(command.run(&mut std::io::stdout()).map_err(Into::into));
+    }
     let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads");
-    match runtime.and_then(|runtime| runtime.block_on(run(&flags))) {
+    ended(runtime.and_then(|runtime| runtime.block_on(run(&flags))))
+}
+
+/// The exit status of how it went; a mistake is told.
+fn ended(result: Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("evotoken: {error:#}");
