@@ -56,7 +56,7 @@ async fn run(flags: &Flags) -> Result<()> {
         say(&settings.render());
         return Ok(());
     }
-    telemetry::init(&settings.log).context("log.level")?;
+    let _exporter = telemetry::init(&settings.log)?;
     let mut signals = Signals::new()?;
     let address = SocketAddr::new(settings.server.host, settings.server.port);
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;

@@ -19,6 +19,7 @@ mod playground;
 pub mod progress;
 pub mod schema;
 pub mod serve;
+mod spans;
 pub mod sse;
 mod stall;
 pub mod tokens;
@@ -29,9 +30,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
-use axum::middleware::{from_fn_with_state, map_response};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -171,9 +171,10 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(
             TraceLayer::new_for_http()
-                .make_span_with(span)
+                .make_span_with(spans::of)
                 .on_response(DefaultOnResponse::new().level(Level::INFO)),
         )
+        .layer(from_fn(spans::follow))
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
 }
 
@@ -196,11 +197,6 @@ fn guarded(pages: Router<()>) -> Router<()> {
     })
 }
 
-fn span(request: &Request) -> tracing::Span {
-    let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
-    tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
-}
-
 fn cors(origins: &[String]) -> Option<CorsLayer> {
     let allowed = match origins {
         [] => return None,
@@ -210,7 +206,11 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     let layer = CorsLayer::new().allow_origin(allowed).allow_methods([Method::GET, Method::POST]);
     // Whatever headers: clients add their own (OpenAI's library a dozen), and none makes a request more powerful.
     let layer = layer.allow_headers(AllowHeaders::mirror_request());
-    Some(layer.expose_headers([HeaderName::from_static("x-request-id"), header::RETRY_AFTER]))
+    Some(layer.expose_headers([
+        HeaderName::from_static("x-request-id"),
+        spans::RESPONSE,
+        header::RETRY_AFTER,
+    ]))
 }
 
 fn panicked(reason: Box<dyn Any + Send>) -> Response {

@@ -260,11 +260,13 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,evotoken=debug`.
     pub level: String,
+    /// Where an OpenTelemetry collector takes spans over HTTP; `None`: they are sent nowhere.
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".to_owned() }
+        Self { format: LogFormat::Text, level: "info".to_owned(), otlp_endpoint: None }
     }
 }
 

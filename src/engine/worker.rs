@@ -212,6 +212,7 @@ impl<B: Backend> Worker<B> {
         }
         let started = Instant::now();
         let mut stats = tick_stats(&whole);
+        let _tick = tracing::debug_span!("tick", sequences = stats.sequences, rows = stats.rows).entered();
         let mut done = Vec::new();
         if !whole.is_empty() {
             let output = self.step_whole(&whole);

@@ -125,6 +125,34 @@ async fn a_request_id_is_kept_or_made() {
 }
 
 #[tokio::test]
+async fn a_request_is_in_its_caller_s_trace_or_in_one_of_its_own() {
+    let server = server();
+    let (trace, caller) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+    let ask = |parents: &[&str]| {
+        let request = parents
+            .iter()
+            .fold(Request::get("/nowhere"), |request, parent| request.header("traceparent", *parent));
+        request.body(Body::empty()).expect("a valid request")
+    };
+    let answered = async |parents: &[&str]| {
+        let reply = server.send(ask(parents)).await;
+        let text = reply.headers["traceresponse"].to_str().expect("text").to_owned();
+        assert!(text.len() == 55 && text.starts_with("00-"), "{text}");
+        (text[3..35].to_owned(), text[36..52].to_owned())
+    };
+    let parent = format!("00-{trace}-{caller}-01");
+    let (found, span) = answered(&[&parent]).await;
+    assert!(found == trace && span != caller);
+    let (again, other) = answered(&[&parent]).await;
+    assert!(again == trace && other != span);
+    // Nothing said, nonsense, or two things: a trace of its own.
+    for parents in [&[][..], &["00-nonsense"], &[&parent, &parent]] {
+        let (found, _) = answered(parents).await;
+        assert!(found != trace && found.bytes().any(|b| b != b'0'), "{found}");
+    }
+}
+
+#[tokio::test]
 async fn browsers_may_call_only_if_configured() {
     let preflight = || {
         Request::options("/v1/completions")
@@ -145,7 +173,7 @@ async fn browsers_may_call_only_if_configured() {
     assert_eq!(reply.headers["access-control-allow-headers"], "authorization,x-stainless-os");
     let request = Request::get("/health").header("origin", "http://localhost:3000");
     let answered = open.send(request.body(Body::empty()).expect("a valid request")).await;
-    assert_eq!(answered.headers["access-control-expose-headers"], "x-request-id,retry-after");
+    assert_eq!(answered.headers["access-control-expose-headers"], "x-request-id,traceresponse,retry-after");
 }
 
 #[tokio::test]
