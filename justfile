@@ -17,7 +17,7 @@ test:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 
-# Licences, duplicate versions and sources of the dependencies (needs cargo-deny).
+# Licences, duplicate versions and sources of the dependencies (needs cargo-deny; `just deployments` brings its own).
 deny:
     cargo deny --locked check licenses bans sources
 
@@ -48,6 +48,29 @@ browser *NAMES:
 pictures:
     cargo build --release --locked
     scripts/browser.py --server target/release/evotoken --pictures docs/img
+
+# A real Prometheus watches two servers; every query of the dashboard must have an answer (needs Debian's prometheus).
+observe:
+    cargo build --release --locked
+    scripts/observe.py --server target/release/evotoken --log docs/logs/observe.txt
+
+# Three servers behind HAProxy and nginx: drained, killed, back (needs Debian's haproxy and nginx-light).
+replicas:
+    cargo build --release --locked
+    scripts/replicas.py --server target/release/evotoken --log docs/logs/replicas.txt
+
+# docker/, deploy/ and the dependencies with other people's linters and schemas (needs Python, npm, systemd-analyze).
+deployments:
+    cargo build --release --locked
+    scripts/deployments.py --server target/release/evotoken --log docs/logs/deployments.txt
+
+# The commands of the Dockerfile, in a clean folder, without a container engine.
+container-build DIR:
+    scripts/deployments.py --build {{DIR}}
+
+# Archive and checksum of a release, in dist/.
+release:
+    scripts/release.py
 
 # Requests made from openapi.yaml: every reply must be as it says.
 schemathesis: (clients "api_description")

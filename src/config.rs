@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use config::{Config, Environment, File, FileFormat, Source};
 use serde::{Deserialize, Serialize};
 
-pub use flags::{Command, Flags, NamedFolder};
+pub use flags::{Flags, NamedFolder};
 pub use sections::{
     ApiKeys, EngineSettings, LimitSettings, LogFormat, LogSettings, ModelSettings, ServerSettings,
 };
@@ -183,6 +183,9 @@ impl Settings {
         ];
         if let Some((key, _)) = seconds.iter().find(|(_, value)| !(1..=86_400).contains(value)) {
             return Err(SettingsError::new("settings", format!("{key} must be between 1 and 86400")));
+        }
+        if self.server.drain_delay_s > 86_400 {
+            return Err(SettingsError::new("settings", "server.drain_delay_s must be at most 86400"));
         }
         if self.server.api_keys.iter().any(str::is_empty) {
             return Err(SettingsError::new("settings", "server.api_keys must not hold an empty key"));

@@ -39,6 +39,7 @@
 
 pub mod api;
 pub mod backend;
+pub mod command;
 pub mod config;
 pub mod decode;
 pub mod engine;

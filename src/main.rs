@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +11,8 @@ use clap::Parser;
 use evotoken::api::serve::serve;
 use evotoken::api::{self, App};
 use evotoken::backend::CandleBackend;
-use evotoken::config::{self, Command, Flags, LogFormat, Settings};
+use evotoken::config::{self, Flags, LogFormat, Settings};
 use evotoken::engine::{self, EngineHandle, ModelInfo};
-use evotoken::inspect::Report;
 use evotoken::model::marker::Marker;
 use evotoken::model::{ModelSource, bundled};
 use evotoken::service::request::Limits;
@@ -34,30 +32,19 @@ fn main() -> ExitCode {
     // SAFETY: no other thread has been started yet.
     unsafe { config::keep_candle_on_its_thread() };
     let flags = Flags::parse();
-    if let Some(Command::Inspect { path, json }) = &flags.command {
-        return inspect(path, *json);
+    if let Some(command) = &flags.command {
+        return ended(command.run(&mut std::io::stdout()).map_err(Into::into));
     }
     let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads");
-    match runtime.and_then(|runtime| runtime.block_on(run(&flags))) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("evotoken: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    ended(runtime.and_then(|runtime| runtime.block_on(run(&flags))).map(|()| ExitCode::SUCCESS))
 }
 
-/// Print what lies at `path`.
-fn inspect(path: &Path, json: bool) -> ExitCode {
-    let report = Report::of(path);
-    let text = match json {
-        true => {
-            serde_json::to_string_pretty(&report).expect("a report is plain data with string keys") + "\n"
-        }
-        false => report.to_string(),
-    };
-    say(&text);
-    if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+/// The exit status of how it went; a mistake is told.
+fn ended(result: Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("evotoken: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 async fn run(flags: &Flags) -> Result<()> {
@@ -66,7 +53,7 @@ async fn run(flags: &Flags) -> Result<()> {
         say(&settings.render());
         return Ok(());
     }
-    telemetry::init(&settings.log).context("log.level")?;
+    let _exporter = telemetry::init(&settings.log)?;
     let mut signals = Signals::new()?;
     let address = SocketAddr::new(settings.server.host, settings.server.port);
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
@@ -96,6 +83,8 @@ async fn run(flags: &Flags) -> Result<()> {
     }
 
     signals.next().await;
+    app.retire();
+    linger(&mut signals, settings.server.drain_delay()).await;
     app.drain();
     drain(&engine, &mut signals, settings.server.drain_timeout()).await;
     stop.cancel();
@@ -169,6 +158,18 @@ fn greet(address: SocketAddr, model: &str) {
 /// Print, unless nobody listens: `println!` would end the server when its reader has gone.
 fn say(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Time for load balancers to notice that the server is not ready, while it still takes requests. Another signal ends it.
+async fn linger(signals: &mut Signals, delay: Duration) {
+    // Without a delay a signal that comes at once is the second one, which ends what runs.
+    if !delay.is_zero() {
+        tracing::info!(delay_s = delay.as_secs(), "not ready any more: requests are still taken for a while");
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = signals.next() => {}
+        }
+    }
 }
 
 /// Let what waits or runs end; a second signal or the timeout ends it.

@@ -211,6 +211,37 @@ fn the_settings_are_checked_and_shown() {
 }
 
 #[test]
+fn the_program_describes_itself_to_shells_and_readers() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&["completions", shell]);
+        assert!(script.status.success());
+        let script = String::from_utf8_lossy(&script.stdout).into_owned();
+        assert!(script.contains("evotoken") && script.contains("served-model-name"), "{script}");
+    }
+    let page = run(&["man"]);
+    let page = String::from_utf8_lossy(&page.stdout).into_owned();
+    assert!(page.contains(".TH evotoken 1") && page.contains("Settings file (TOML)"), "{page}");
+    let version = String::from_utf8_lossy(&run(&["--version"]).stdout).into_owned();
+    assert_eq!(version, format!("evotoken {}\n", evotoken::telemetry::version::TEXT));
+}
+
+#[test]
+fn a_probe_says_whether_a_server_is_ready() {
+    let server = Running::start();
+    assert!(run(&["probe", &format!("http://{}/ready", server.address)]).status.success());
+    let nowhere = format!("http://{}/nowhere", server.address);
+    let refused = run(&["probe", &nowhere]);
+    assert_eq!(refused.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(message.contains(&nowhere) && message.contains("404"), "{message}");
+    let address = server.address.clone();
+    drop(server);
+    let gone = run(&["probe", &format!("http://{address}/ready")]);
+    assert_eq!(gone.status.code(), Some(1));
+    assert_eq!(run(&["probe", "ftp://localhost/"]).status.code(), Some(1));
+}
+
+#[test]
 fn a_model_that_is_not_there_is_named() {
     let output = run(&["--port", "0", "--model", "no-such-folder"]);
     assert_eq!(output.status.code(), Some(1));
@@ -275,6 +306,21 @@ fn a_signal_lets_running_streams_finish() {
     assert_eq!(code, Some(0));
     // It ends when its work is done, not when the drain timeout of 30 seconds passes.
     assert!(time < Duration::from_secs(25), "the end took {time:?}");
+}
+
+#[test]
+fn a_server_that_is_to_end_takes_requests_while_load_balancers_turn_away() {
+    let mut server = Running::start_with("0", |command| {
+        command.env("EVOTOKEN__SERVER__DRAIN_DELAY_S", "86400");
+    });
+    server.terminate();
+    server.until_draining();
+    choices(&server.reply(""));
+    // The next signal ends the delay, not what runs.
+    let stream = server.begin_stream(64);
+    server.terminate();
+    assert!(rest(stream).contains("data: [DONE]"));
+    assert_eq!(server.wait().0, Some(0));
 }
 
 #[test]

@@ -296,10 +296,16 @@ impl ApiError {
     }
 }
 
+/// Lies on every error's response, for those who count: the code in its body, or its type where it has none.
+#[derive(Debug, Clone, Copy)]
+pub struct ErrorCode(pub &'static str);
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, body) = self.reply();
+        let code = ErrorCode(body.error.code.unwrap_or(body.error.kind));
         let mut response = (status, Json(body)).into_response();
+        response.extensions_mut().insert(code);
         match self {
             Self::QueueFull => {
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));

@@ -19,6 +19,7 @@ mod playground;
 pub mod progress;
 pub mod schema;
 pub mod serve;
+mod spans;
 pub mod sse;
 mod stall;
 pub mod tokens;
@@ -29,9 +30,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
-use axum::middleware::{from_fn_with_state, map_response};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -59,19 +59,27 @@ pub struct App {
     settings: ServerSettings,
     metrics: Arc<Metrics>,
     service: OnceLock<Arc<Service>>,
+    retiring: AtomicBool,
     draining: AtomicBool,
 }
 
 impl App {
     /// A server without a model yet: alive, not ready.
     pub fn new(settings: ServerSettings, metrics: Arc<Metrics>) -> Self {
-        Self { settings, metrics, service: OnceLock::new(), draining: AtomicBool::new(false) }
+        let (retiring, draining) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { settings, metrics, service: OnceLock::new(), retiring, draining }
     }
 
     /// The model is loaded and warm: requests are taken from now on. Only the first call counts.
     pub fn open(&self, service: Service) {
+        self.metrics.name_model(service.name());
         // A second model has nowhere to go.
         let _ = self.service.set(Arc::new(service));
+    }
+
+    /// Say to load balancers that no new requests should come; those that come all the same are taken.
+    pub fn retire(&self) {
+        self.retiring.store(true, Ordering::Release);
     }
 
     /// Take no new requests from now on; those that run go on.
@@ -88,6 +96,14 @@ impl App {
             return Err(ApiError::Unavailable("the server is shutting down"));
         }
         self.service()
+    }
+
+    /// Whether load balancers should send requests.
+    fn wanted(&self) -> Result<(), ApiError> {
+        if self.retiring.load(Ordering::Acquire) {
+            return Err(ApiError::Unavailable("the server is shutting down"));
+        }
+        self.ready().map(drop)
     }
 }
 
@@ -155,9 +171,10 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(
             TraceLayer::new_for_http()
-                .make_span_with(span)
+                .make_span_with(spans::of)
                 .on_response(DefaultOnResponse::new().level(Level::INFO)),
         )
+        .layer(from_fn(spans::follow))
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
 }
 
@@ -180,11 +197,6 @@ fn guarded(pages: Router<()>) -> Router<()> {
     })
 }
 
-fn span(request: &Request) -> tracing::Span {
-    let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
-    tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
-}
-
 fn cors(origins: &[String]) -> Option<CorsLayer> {
     let allowed = match origins {
         [] => return None,
@@ -194,7 +206,11 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     let layer = CorsLayer::new().allow_origin(allowed).allow_methods([Method::GET, Method::POST]);
     // Whatever headers: clients add their own (OpenAI's library a dozen), and none makes a request more powerful.
     let layer = layer.allow_headers(AllowHeaders::mirror_request());
-    Some(layer.expose_headers([HeaderName::from_static("x-request-id"), header::RETRY_AFTER]))
+    Some(layer.expose_headers([
+        HeaderName::from_static("x-request-id"),
+        spans::RESPONSE,
+        header::RETRY_AFTER,
+    ]))
 }
 
 fn panicked(reason: Box<dyn Any + Send>) -> Response {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::error::{ApiError, ErrorBody};
+use super::error::{ApiError, ErrorBody, ErrorCode};
 
 /// A short word on how the server is.
 #[derive(Debug, Serialize, ToSchema)]
@@ -27,12 +27,12 @@ pub async fn health() -> Json<Status> {
     Json(Status { status: "ok" })
 }
 
-/// Whether requests are taken: the model is loaded and warmed up, and the server is not shutting down.
+/// Whether requests should be sent: the model is loaded and warmed up, and the server is not shutting down.
 #[utoipa::path(get, path = "/ready", tag = "Operations", responses(
-    (status = 200, description = "Requests are taken.", body = Status),
+    (status = 200, description = "Requests are welcome.", body = Status),
     (status = 503, description = "The model is loading, or the server is shutting down.", body = ErrorBody)))]
 pub async fn ready(State(app): State<Arc<App>>) -> Result<Json<Status>, ApiError> {
-    app.ready()?;
+    app.wanted()?;
     Ok(Json(Status { status: "ready" }))
 }
 
@@ -44,7 +44,7 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Response {
         .into_response()
 }
 
-/// Count replies by route pattern, method and status.
+/// Count replies by route pattern, method and status, and errors by their code.
 pub async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
@@ -53,5 +53,8 @@ pub async fn count(State(app): State<Arc<App>>, request: Request, next: Next) ->
     // A client may invent methods; the label set must not grow with them.
     let method = if method.is_safe() || method == Method::POST { method.as_str() } else { "(other)" };
     app.metrics.http_reply(route, method, response.status().as_u16());
+    if let Some(ErrorCode(code)) = response.extensions().get() {
+        app.metrics.http_error(code);
+    }
     response
 }

@@ -4,14 +4,16 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
 use crate::backend::device::DeviceChoice;
+use crate::command::Command;
 use crate::model::product::Holding;
+use crate::telemetry::version;
 
 /// OpenAI-compatible inference server for masked diffusion language models.
 #[derive(Debug, Clone, Default, PartialEq, Parser)]
-#[command(version)]
+#[command(version = version::TEXT, args_conflicts_with_subcommands = true)]
 pub struct Flags {
     /// Settings file (TOML); config/server.toml shows every key
     #[arg(long, value_name = "FILE")]
@@ -40,25 +42,9 @@ pub struct Flags {
     /// Print the settings in force and exit
     #[arg(long)]
     pub check_config: bool,
-    /// What to do instead of serving
+    /// Nothing: serve
     #[command(subcommand)]
     pub command: Option<Command>,
-}
-
-/// What the program does if it does not serve.
-#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
-pub enum Command {
-    /// Say what a model or an adapter is and what is wrong with it, without loading its weights
-    ///
-    /// Ends with status 1 if it could not be served.
-    Inspect {
-        /// Model folder, GGUF file, or PEFT LoRA folder
-        #[arg(value_name = "PATH")]
-        path: PathBuf,
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
 }
 
 /// A folder, and what it is called.

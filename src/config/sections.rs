@@ -41,6 +41,8 @@ pub struct ServerSettings {
     pub body_timeout_s: u64,
     /// Time from a request's arrival to the end of its answer, in seconds.
     pub request_timeout_s: u64,
+    /// Time at shutdown in which `/ready` says no and requests are still taken, in seconds.
+    pub drain_delay_s: u64,
     /// Time that running answers get at shutdown, in seconds.
     pub drain_timeout_s: u64,
     /// Whether clients may load and unload adapters.
@@ -63,6 +65,7 @@ impl Default for ServerSettings {
             max_body_bytes: 4 << 20,
             body_timeout_s: 30,
             request_timeout_s: 600,
+            drain_delay_s: 0,
             drain_timeout_s: 30,
             runtime_adapters: false,
         }
@@ -87,6 +90,11 @@ impl ServerSettings {
     /// Time from a request's arrival to the end of its answer.
     pub fn request_timeout(&self) -> Duration {
         Duration::from_secs(self.request_timeout_s)
+    }
+
+    /// Time at shutdown in which `/ready` says no and requests are still taken.
+    pub fn drain_delay(&self) -> Duration {
+        Duration::from_secs(self.drain_delay_s)
     }
 
     /// Time that running answers get at shutdown.
@@ -252,11 +260,13 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,evotoken=debug`.
     pub level: String,
+    /// Where an OpenTelemetry collector takes spans over HTTP; `None`: they are sent nowhere.
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".to_owned() }
+        Self { format: LogFormat::Text, level: "info".to_owned(), otlp_endpoint: None }
     }
 }
 

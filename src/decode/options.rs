@@ -18,6 +18,16 @@ pub enum Method {
 }
 
 impl Method {
+    /// The word that requests use for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mask => "mask",
+            Self::SoftMask => "soft_mask",
+            Self::SoftToken => "soft_token",
+            Self::Evotoken => "evotoken",
+        }
+    }
+
     /// Whether undecided positions feed in what they might become.
     pub fn soft_masks(self) -> bool {
         matches!(self, Self::SoftMask | Self::Evotoken)

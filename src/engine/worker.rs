@@ -75,6 +75,7 @@ impl<B: Backend> Worker<B> {
     ) -> Self {
         let slots = SlotPool::new(limits.slots, limits.kv_bytes);
         let sharing = Sharing::new(&limits, Arc::clone(&metrics));
+        metrics.set_limits(limits.queue, limits.slots);
         let (mode, waiting, running) = (Mode::Open, VecDeque::new(), Vec::new());
         Self { backend, model, limits, metrics, inbox, mode, waiting, running, slots, sharing, tick: 0 }
     }
@@ -211,6 +212,7 @@ impl<B: Backend> Worker<B> {
         }
         let started = Instant::now();
         let mut stats = tick_stats(&whole);
+        let _tick = tracing::debug_span!("tick", sequences = stats.sequences, rows = stats.rows).entered();
         let mut done = Vec::new();
         if !whole.is_empty() {
             let output = self.step_whole(&whole);
@@ -358,6 +360,7 @@ fn let_go(metrics: &Metrics, ticket: &Ticket, stats: &FinishStats, now: Instant)
 
 fn queued_stats(ticket: &Ticket, now: Instant) -> FinishStats {
     FinishStats {
+        method: ticket.request.decode().method.name(),
         prompt_tokens: ticket.request.prompt().len() + ticket.request.suffix().len(),
         tokens: 0,
         nfe: 0,

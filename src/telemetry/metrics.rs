@@ -1,21 +1,16 @@
 //! Prometheus metrics: one owned struct of typed handles, no globals. A field's doc comment is its HELP text.
 
-use prometheus::core::Collector;
+use std::sync::OnceLock;
+
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder,
 };
 
-/// Latencies of a request, in seconds: 1 ms to 2 minutes.
-const SECONDS: &[f64] =
-    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
-/// Latencies of one tick, in seconds: 100 us to 10 s.
-const TICK_SECONDS: &[f64] =
-    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
-/// Small counts: sequences, forward passes, tokens per forward pass.
-const COUNTS: &[f64] = &[1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, 128.0, 256.0];
-/// Packed rows of a tick.
-const ROWS: &[f64] = &[4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0];
+use super::series::{
+    COUNTS, ROWS, SECONDS, TICK_SECONDS, TOKENS_PER_FORWARD, counter, counters, float, float_gauge, gauge,
+    gauges, histogram, histograms, label_aliases, register, signed, without_aliases,
+};
+use super::version;
 
 /// What one tick did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -56,11 +51,23 @@ impl Outcome {
             Self::Failed => "failed",
         }
     }
+
+    /// vLLM's word for it.
+    fn vllm_label(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Cancelled => "abort",
+            Self::Failed => "error",
+        }
+    }
 }
 
 /// Totals of a sequence that ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct FinishStats {
+    /// The way of decoding: one of the few words that a request may use for it.
+    pub method: &'static str,
     /// Prompt tokens.
     pub prompt_tokens: usize,
     /// Visible answer tokens; end-of-text counts as one.
@@ -92,6 +99,8 @@ macro_rules! metrics {
         #[derive(Debug)]
         pub struct Metrics {
             registry: Registry,
+            /// What the model is called, once that is known.
+            model: OnceLock<String>,
             $( #[doc = $help] $field: $kind, )+
         }
 
@@ -103,13 +112,23 @@ macro_rules! metrics {
                     let $field: $kind = $make($name, $help.trim());
                     register(&registry, &$field);
                 )+
-                Self { registry, $( $field, )+ }
+                let metrics = Self { registry, model: OnceLock::new(), $( $field, )+ };
+                metrics.begin();
+                metrics
             }
         }
     };
 }
 
 metrics! {
+    /// The program that runs: its version and the commit it was built from; always 1.
+    build: GaugeVec = "evotoken_build_info" |n, h| gauges(n, h, &["version", "revision"]);
+    /// The model that is served, by the name that answers carry; always 1.
+    served: GaugeVec = "evotoken_model_info" |n, h| gauges(n, h, &["model"]);
+    /// Sequences that may wait for a slot before requests are refused.
+    waiting_limit: IntGauge = "evotoken_sequences_waiting_limit" gauge;
+    /// Sequences that may run at once.
+    running_limit: IntGauge = "evotoken_sequences_running_limit" gauge;
     /// Sequences waiting for a slot.
     waiting: IntGauge = "evotoken_sequences_waiting" gauge;
     /// Sequences running.
@@ -150,18 +169,20 @@ metrics! {
     tokens: IntCounter = "evotoken_tokens_total" counter;
     /// Forward passes (NFE) of the sequences that ended.
     nfe_total: IntCounter = "evotoken_nfe_total" counter;
-    /// Forward passes (NFE) per sequence, without those that score its prompt.
-    nfe: Histogram = "evotoken_nfe" |n, h| histogram(n, h, COUNTS);
-    /// Visible answer tokens per forward pass, of sequences that ended.
-    tokens_per_forward: Histogram = "evotoken_tokens_per_forward" |n, h| histogram(n, h, COUNTS);
+    /// Forward passes (NFE) per sequence, without those that score its prompt, by way of decoding.
+    nfe: HistogramVec = "evotoken_nfe" |n, h| histograms(n, h, COUNTS, "method");
+    /// Visible answer tokens per forward pass, of sequences that ended, by way of decoding.
+    tokens_per_forward: HistogramVec = "evotoken_tokens_per_forward" |n, h| histograms(n, h, TOKENS_PER_FORWARD, "method");
     /// Answer positions denoised.
     canvas_positions: IntCounter = "evotoken_canvas_positions_total" counter;
-    /// Soft positions whose token changed.
-    revisions: IntCounter = "evotoken_revisions_total" counter;
+    /// Soft positions whose token changed, by way of decoding.
+    revisions: IntCounterVec = "evotoken_revisions_total" |n, h| counters(n, h, &["method"]);
     /// Connections of clients that are open.
     connections: IntGauge = "evotoken_connections" gauge;
     /// HTTP replies, by route, method and status.
     http_requests: IntCounterVec = "evotoken_http_requests_total" |n, h| counters(n, h, &["route", "method", "status"]);
+    /// HTTP replies that are errors, by the code in their body (its type where it has none).
+    http_errors: IntCounterVec = "evotoken_http_errors_total" |n, h| counters(n, h, &["code"]);
     /// Sequences running (alias).
     vllm_running: IntGauge = "vllm:num_requests_running" gauge;
     /// Sequences waiting for a slot (alias).
@@ -178,6 +199,12 @@ metrics! {
     vllm_e2e: Histogram = "vllm:e2e_request_latency_seconds" |n, h| histogram(n, h, SECONDS);
     /// Time from submission to a slot, in seconds (alias).
     vllm_queue: Histogram = "vllm:request_queue_time_seconds" |n, h| histogram(n, h, SECONDS);
+    /// Sequences that ended, by reason (alias).
+    vllm_finished: IntCounterVec = "vllm:request_success_total" |n, h| counters(n, h, &["finished_reason"]);
+    /// Prompt tokens per sequence (alias).
+    vllm_prompt_lengths: Histogram = "vllm:request_prompt_tokens" |n, h| histogram(n, h, ROWS);
+    /// Visible answer tokens per sequence (alias).
+    vllm_lengths: Histogram = "vllm:request_generation_tokens" |n, h| histogram(n, h, ROWS);
     /// Prompt tokens (alias).
     vllm_prompt_tokens: IntCounter = "vllm:prompt_tokens_total" counter;
     /// Visible answer tokens (alias).
@@ -197,6 +224,29 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// What is known from the start.
+    fn begin(&self) {
+        self.build.with_label_values(&[version::NUMBER, version::REVISION]).set(1.0);
+        // All outcomes from the start: a rate over a series that begins with its first event misses that event.
+        for outcome in Outcome::ALL {
+            self.finished.with_label_values(&[outcome.label()]);
+            self.vllm_finished.with_label_values(&[outcome.vllm_label()]);
+        }
+    }
+
+    /// What the model is called. The aliases carry it, and are shown from now on. Only the first name counts.
+    pub fn name_model(&self, name: &str) {
+        if self.model.set(name.to_owned()).is_ok() {
+            self.served.with_label_values(&[name]).set(1.0);
+        }
+    }
+
+    /// How many sequences may wait and run.
+    pub fn set_limits(&self, waiting: usize, running: usize) {
+        self.waiting_limit.set(signed(waiting));
+        self.running_limit.set(signed(running));
+    }
+
     /// The engine's load: sequences, and K/V memory in bytes.
     pub fn set_load(&self, waiting: usize, running: usize, kv_bytes_used: usize, kv_bytes_limit: usize) {
         self.waiting.set(signed(waiting));
@@ -257,6 +307,7 @@ impl Metrics {
     /// A sequence ended.
     pub fn finished(&self, outcome: Outcome, stats: &FinishStats) {
         self.finished.with_label_values(&[outcome.label()]).inc();
+        self.vllm_finished.with_label_values(&[outcome.vllm_label()]).inc();
         self.sequence_seconds.observe(stats.seconds);
         self.vllm_e2e.observe(stats.seconds);
         for (counters, amount) in [
@@ -264,15 +315,19 @@ impl Metrics {
             (&[&self.tokens, &self.vllm_tokens, &self.vllm_committed], stats.tokens),
             (&[&self.nfe_total, &self.vllm_steps], stats.nfe),
             (&[&self.canvas_positions, &self.vllm_positions], stats.canvas_positions),
-            (&[&self.revisions], stats.revisions),
         ] {
             for counter in counters {
                 counter.inc_by(amount as u64);
             }
         }
+        self.vllm_prompt_lengths.observe(float(stats.prompt_tokens));
+        self.vllm_lengths.observe(float(stats.tokens));
+        let method = [stats.method];
+        self.revisions.with_label_values(&method).inc_by(stats.revisions as u64);
         if stats.nfe > 0 {
-            self.nfe.observe(float(stats.nfe));
-            self.tokens_per_forward.observe(float(stats.tokens) / float(stats.nfe));
+            self.nfe.with_label_values(&method).observe(float(stats.nfe));
+            let tokens = float(stats.tokens) / float(stats.nfe);
+            self.tokens_per_forward.with_label_values(&method).observe(tokens);
         }
     }
 
@@ -287,98 +342,26 @@ impl Metrics {
         self.http_requests.with_label_values(&[route, method, &status.to_string()]).inc();
     }
 
+    /// An HTTP reply was an error. `code` is one of the server's own words.
+    pub fn http_error(&self, code: &'static str) {
+        self.http_errors.with_label_values(&[code]).inc();
+    }
+
     /// All metrics in Prometheus' text format.
     pub fn render(&self) -> String {
-        for outcome in Outcome::ALL {
-            self.finished.with_label_values(&[outcome.label()]);
+        let mut families = self.registry.gather();
+        match self.model.get() {
+            Some(model) => label_aliases(&mut families, model),
+            // Series without a name would go away once the model has one.
+            None => without_aliases(&mut families),
         }
         let mut text = String::new();
-        if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {
+        if let Err(error) = TextEncoder::new().encode_utf8(&families, &mut text) {
             tracing::error!(%error, "the metrics could not be written");
         }
         text
     }
 }
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: &C) {
-    registry.register(Box::new(metric.clone())).expect("metric names are constants, each used once");
-}
-
-fn gauge(name: &str, help: &str) -> IntGauge {
-    IntGauge::new(name, help).expect("a constant, valid name")
-}
-
-fn float_gauge(name: &str, help: &str) -> Gauge {
-    Gauge::new(name, help).expect("a constant, valid name")
-}
-
-fn counter(name: &str, help: &str) -> IntCounter {
-    IntCounter::new(name, help).expect("a constant, valid name")
-}
-
-fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    IntCounterVec::new(Opts::new(name, help), labels).expect("constant, valid names")
-}
-
-fn histogram(name: &str, help: &str, buckets: &[f64]) -> Histogram {
-    let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-    Histogram::with_opts(options).expect("a constant name and rising buckets")
-}
-
-fn histograms(name: &str, help: &str, buckets: &[f64], label: &str) -> HistogramVec {
-    let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-    HistogramVec::new(options, &[label]).expect("constant names and rising buckets")
-}
-
-fn signed(n: usize) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts and bytes of one machine, shown as a metric")]
-fn float(n: usize) -> f64 {
-    n as f64
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_metric_has_help_and_the_aliases_follow() {
-        let metrics = Metrics::new();
-        metrics.set_load(3, 2, 512, 1024);
-        metrics.tick(&TickStats { sequences: 2, rows: 20, refreshes: 1, refinements: 1, seconds: 0.01 });
-        metrics.admitted(0.5);
-        metrics.first_block(0.25);
-        let stats = FinishStats {
-            prompt_tokens: 7,
-            tokens: 6,
-            nfe: 3,
-            canvas_positions: 8,
-            revisions: 1,
-            seconds: 1.5,
-        };
-        metrics.finished(Outcome::Stop, &stats);
-        metrics.http_reply("/health", "GET", 200);
-        let text = metrics.render();
-        for line in [
-            "# HELP evotoken_sequences_waiting Sequences waiting for a slot.",
-            "evotoken_sequences_waiting 3",
-            "vllm:num_requests_running 2",
-            "vllm:kv_cache_usage_perc 0.5",
-            "vllm:generation_tokens_total 6",
-            "vllm:diffusion_num_denoising_steps_total 3",
-            "vllm:diffusion_num_canvas_positions_total 8",
-            "vllm:time_to_first_token_seconds_sum 0.25",
-            "vllm:request_queue_time_seconds_sum 0.5",
-            "vllm:e2e_request_latency_seconds_sum 1.5",
-            "evotoken_step_seconds_count{phase=\"mixed\"} 1",
-            "evotoken_sequences_finished_total{outcome=\"stop\"} 1",
-            "evotoken_sequences_finished_total{outcome=\"failed\"} 0",
-            "evotoken_tokens_per_forward_sum 2",
-            "evotoken_http_requests_total{method=\"GET\",route=\"/health\",status=\"200\"} 1",
-        ] {
-            assert!(text.lines().any(|l| l == line), "no line {line:?} in\n{text}");
-        }
-    }
-}
+mod tests;

@@ -1,27 +1,49 @@
-//! What the server says about itself: logs and numbers.
+//! What the server says about itself: logs, spans and numbers.
 
 pub mod metrics;
+pub mod otlp;
+mod series;
+pub mod trace;
+pub mod version;
 
 pub use metrics::{FinishStats, Metrics, Outcome, TickStats};
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{LogFormat, LogSettings};
+use otlp::Exporter;
 
-/// Write logs to standard error from now on.
+/// Settings of `[log]` that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// No filter.
+    #[error("log.level: {0}")]
+    Level(#[from] ParseError),
+    /// No collector.
+    #[error("log.otlp_endpoint: {0}")]
+    Endpoint(String),
+}
+
+/// Write logs to standard error from now on, and send spans to a collector if the settings name one, until the exporter is
+/// dropped.
 ///
 /// # Errors
-/// `log.level` is no filter.
-pub fn init(settings: &LogSettings) -> Result<(), ParseError> {
+/// `log.level` is no filter, or nothing can be sent to `log.otlp_endpoint`.
+pub fn init(settings: &LogSettings) -> Result<Option<Exporter>, LogError> {
     let filter = EnvFilter::builder().parse(&settings.level)?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let subscriber = subscriber.with_ansi(std::io::stderr().is_terminal());
-    match settings.format {
-        LogFormat::Text => subscriber.init(),
-        LogFormat::Json => subscriber.json().init(),
-    }
-    Ok(())
+    let exporter = settings.otlp_endpoint.as_deref().map(otlp::exporter).transpose();
+    let exporter = exporter.map_err(LogError::Endpoint)?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match settings.format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    };
+    let spans = exporter.as_ref().map(Exporter::layer);
+    tracing_subscriber::registry().with(filter).with(lines).with(spans).init();
+    Ok(exporter)
 }

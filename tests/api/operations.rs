@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use evotoken::telemetry::version;
 use serde_json::json;
 
 use crate::{Plan, server};
@@ -75,13 +76,43 @@ async fn metrics_count_what_happened() {
         "evotoken_http_requests_total{method=\"POST\",route=\"/v1/completions\",status=\"200\"} 1",
         "evotoken_http_requests_total{method=\"GET\",route=\"/v1/models/{model}/{*rest}\",status=\"200\"} 1",
         "evotoken_http_requests_total{method=\"GET\",route=\"(none)\",status=\"404\"} 1",
-        "vllm:prompt_tokens_total 6",
-        "vllm:generation_tokens_total 6",
-        "vllm:diffusion_num_denoising_steps_total 2",
+        "vllm:prompt_tokens_total{engine=\"0\",model_name=\"lab/echo\"} 6",
+        "vllm:generation_tokens_total{engine=\"0\",model_name=\"lab/echo\"} 6",
+        "vllm:diffusion_num_denoising_steps_total{engine=\"0\",model_name=\"lab/echo\"} 2",
         "evotoken_sequences_finished_total{outcome=\"stop\"} 1",
+        "evotoken_nfe_sum{method=\"evotoken\"} 2",
+        "evotoken_http_errors_total{code=\"invalid_request_error\"} 1",
+        "evotoken_model_info{model=\"lab/echo\"} 1",
+        "evotoken_sequences_waiting_limit 256",
+        "evotoken_sequences_running_limit 64",
+        &format!(
+            "evotoken_build_info{{revision=\"{}\",version=\"{}\"}} 1",
+            version::REVISION,
+            version::NUMBER
+        ),
     ] {
         assert!(reply.text.lines().any(|found| found == line), "no line {line:?} in\n{}", reply.text);
     }
+}
+
+#[tokio::test]
+async fn errors_are_counted_by_the_code_in_their_body() {
+    let server = server();
+    let replies = [
+        server.complete(json!({"prompt": "a", "model": "other"})).await,
+        server.complete(json!({"prompt": "a", "max_tokens": -1})).await,
+        server.complete(json!({"prompt": "a", "max_tokens": 80, "n": 2})).await,
+        server.get("/v1/embeddings").await,
+    ];
+    let text = server.get("/metrics").await.text;
+    for reply in replies.iter().filter(|reply| reply.status.is_client_error()) {
+        let error = &reply.json()["error"];
+        let code = error["code"].as_str().or(error["type"].as_str()).expect("a word");
+        assert!(text.contains(&format!("evotoken_http_errors_total{{code=\"{code}\"}} ")), "{code}: {text}");
+    }
+    let counted = text.lines().filter_map(|line| line.strip_prefix("evotoken_http_errors_total{"));
+    let counts = counted.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok());
+    assert_eq!(counts.sum::<usize>(), 3);
 }
 
 #[tokio::test]
@@ -91,6 +122,34 @@ async fn a_request_id_is_kept_or_made() {
         Request::get("/health").header("x-request-id", "mine").body(Body::empty()).expect("a valid request");
     assert_eq!(server.send(request).await.headers["x-request-id"], "mine");
     assert_eq!(server.get("/nowhere").await.headers["x-request-id"].len(), 36);
+}
+
+#[tokio::test]
+async fn a_request_is_in_its_caller_s_trace_or_in_one_of_its_own() {
+    let server = server();
+    let (trace, caller) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+    let ask = |parents: &[&str]| {
+        let request = parents
+            .iter()
+            .fold(Request::get("/nowhere"), |request, parent| request.header("traceparent", *parent));
+        request.body(Body::empty()).expect("a valid request")
+    };
+    let answered = async |parents: &[&str]| {
+        let reply = server.send(ask(parents)).await;
+        let text = reply.headers["traceresponse"].to_str().expect("text").to_owned();
+        assert!(text.len() == 55 && text.starts_with("00-"), "{text}");
+        (text[3..35].to_owned(), text[36..52].to_owned())
+    };
+    let parent = format!("00-{trace}-{caller}-01");
+    let (found, span) = answered(&[&parent]).await;
+    assert!(found == trace && span != caller);
+    let (again, other) = answered(&[&parent]).await;
+    assert!(again == trace && other != span);
+    // Nothing said, nonsense, or two things: a trace of its own.
+    for parents in [&[][..], &["00-nonsense"], &[&parent, &parent]] {
+        let (found, _) = answered(parents).await;
+        assert!(found != trace && found.bytes().any(|b| b != b'0'), "{found}");
+    }
 }
 
 #[tokio::test]
@@ -114,7 +173,7 @@ async fn browsers_may_call_only_if_configured() {
     assert_eq!(reply.headers["access-control-allow-headers"], "authorization,x-stainless-os");
     let request = Request::get("/health").header("origin", "http://localhost:3000");
     let answered = open.send(request.body(Body::empty()).expect("a valid request")).await;
-    assert_eq!(answered.headers["access-control-expose-headers"], "x-request-id,retry-after");
+    assert_eq!(answered.headers["access-control-expose-headers"], "x-request-id,traceresponse,retry-after");
 }
 
 #[tokio::test]

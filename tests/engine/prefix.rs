@@ -42,6 +42,7 @@ pub fn scene_of(
     limits: EngineLimits,
 ) -> Scene {
     let metrics = Arc::new(Metrics::new());
+    metrics.name_model("m");
     let engine = start(backend, super::model(), limits, Arc::clone(&metrics)).unwrap();
     Scene { engine, permit, did, metrics }
 }
@@ -108,8 +109,8 @@ fn of_several_that_start_in_one_tick_one_computes_the_prompt() {
     assert_eq!(metrics["evotoken_prefix_cache_queries_total"], 3.0);
     assert_eq!(metrics["evotoken_prefix_cache_hits_total"], 2.0);
     assert_eq!(metrics["evotoken_prefix_cache_reused_tokens_total"], 10.0);
-    assert_eq!(metrics["vllm:prefix_cache_queries_total"], 15.0);
-    assert_eq!(metrics["vllm:prefix_cache_hits_total"], 10.0);
+    assert_eq!(metrics["vllm:prefix_cache_queries_total{engine=\"0\",model_name=\"m\"}"], 15.0);
+    assert_eq!(metrics["vllm:prefix_cache_hits_total{engine=\"0\",model_name=\"m\"}"], 10.0);
     // K/V, and the tokens that it is found by.
     let bytes = 5 * BYTES_PER_POSITION + BYTES_PER_PREFIX + 5 * 4;
     assert_eq!(metrics["evotoken_prefix_cache_bytes"], bytes as f64);

@@ -21,6 +21,10 @@ pub(super) enum Kernel {
 
 impl Kernel {
     pub fn of_this_processor() -> Self {
+        // So that the path of other processors can be tried on this one.
+        if cfg!(feature = "portable") {
+            return Self::Plain;
+        }
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {

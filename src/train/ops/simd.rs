@@ -14,7 +14,11 @@ pub(super) fn run<K: Kernel>(kernel: K) {
         fn wide<K: Kernel>(kernel: K) {
             kernel.run();
         }
-        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+        let portable = cfg!(feature = "portable");
+        if !portable
+            && std::arch::is_x86_feature_detected!("avx2")
+            && std::arch::is_x86_feature_detected!("fma")
+        {
             // SAFETY: both features were just detected.
             return unsafe { wide(kernel) };
         }
