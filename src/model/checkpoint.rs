@@ -155,7 +155,7 @@ impl Checkpoint {
     }
 
     /// Something is wrong with a tensor.
-    fn fault(&self, name: &str, reason: impl std::fmt::Display) -> ModelError {
+    pub(super) fn fault(&self, name: &str, reason: impl std::fmt::Display) -> ModelError {
         let entry = self.tensors.get(name);
         let file = entry.and_then(|entry| self.files.get(entry.file)).map_or(&self.list, |(file, _)| file);
         let missing = || self.gguf.and_then(|family| names::in_file(family, name));

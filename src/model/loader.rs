@@ -89,12 +89,3 @@ fn pack(module: &str, weight: &Stored, format: Format) -> Result<Packed, ModelEr
     weight.bytes().release();
     packed
 }
-
-/// # Errors
-/// The tensor does not have the shape expected.
-pub(super) fn check_shape(name: &str, found: &[usize], expected: &[usize]) -> Result<(), ModelError> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(ModelError::tensor(name, format!("expected shape {expected:?}, found {found:?}")))
-}

@@ -1,20 +1,21 @@
 //! LoRA adapters in PEFT's folder layout: `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::checkpoint::Checkpoint;
-use super::loader::check_shape;
 use super::{ModelError, ModelSource};
 
 /// An adapter's matrices by module path (`model.transformer.blocks.0.q_proj`), as its files hold them.
 pub struct Adapter {
-    /// Module path → (A `[r, in]`, B `[out, r]`).
-    modules: BTreeMap<String, (Tensor, Tensor)>,
+    checkpoint: Checkpoint,
+    /// Paths of the modules that nobody took yet.
+    modules: BTreeSet<String>,
     config: AdapterJson,
+    device: Device,
 }
 
 /// What an adapter adds to a linear module: x → scaling * B (A x).
@@ -54,25 +55,25 @@ impl Adapter {
         let text = source.require(CONFIG)?;
         let config: AdapterJson = serde_json::from_slice(&text).map_err(|e| file_error(e.to_string()))?;
         config.check().map_err(file_error)?;
-        let files = Checkpoint::open(source, "adapter_model")?;
-        let mut modules = BTreeMap::new();
-        let load = |name: &str| files.get(name)?.to_tensor(device).map_err(|e| ModelError::tensor(name, e));
-        for name in files.names() {
+        let checkpoint = Checkpoint::open(source, "adapter_model")?;
+        let mut modules = BTreeSet::new();
+        for name in checkpoint.names() {
             let module = name.strip_prefix(PREFIX).and_then(|n| n.strip_suffix(".lora_A.weight"));
             let Some(module) = module else {
                 if name.starts_with(PREFIX) && name.ends_with(".lora_B.weight") {
                     continue;
                 }
-                return Err(ModelError::tensor(name, "not a LoRA tensor"));
+                return Err(checkpoint.fault(name, "not a LoRA tensor"));
             };
-            let other = format!("{PREFIX}{module}.lora_B.weight");
-            modules.insert(module.to_owned(), (load(name)?, load(&other)?));
+            modules.insert(module.to_owned());
         }
-        if files.names().count() != 2 * modules.len() {
-            let reason = "a lora_B matrix has no lora_A".to_owned();
-            return Err(ModelError::File { file: source.place(), reason });
+        for name in checkpoint.names() {
+            let module = name.strip_prefix(PREFIX).and_then(|n| n.strip_suffix(".lora_B.weight"));
+            if module.is_some_and(|module| !modules.contains(module)) {
+                return Err(checkpoint.fault(name, "has no lora_A beside it"));
+            }
         }
-        Ok(Self { modules, config })
+        Ok(Self { checkpoint, modules, config, device: device.clone() })
     }
 
     /// What the adapter adds to a module with a weight of this shape (`[out, in]`), if it does. Each can be taken once.
@@ -81,12 +82,17 @@ impl Adapter {
     /// The matrices do not fit the weight.
     pub fn take(&mut self, module: &str, shape: &[usize]) -> Result<Option<Change>, ModelError> {
         let [out, width] = shape else { return Ok(None) };
-        let Some((down, up)) = self.modules.remove(module) else { return Ok(None) };
+        if !self.modules.remove(module) {
+            return Ok(None);
+        }
         let name = |part: &str| format!("{PREFIX}{module}.{part}.weight");
-        let unclear = |reason: String| ModelError::tensor(&name("lora_A"), reason);
+        let unclear = |reason: String| self.checkpoint.fault(&name("lora_A"), reason);
         let (rank, scaling) = self.config.rank_and_scaling(module).map_err(unclear)?;
-        check_shape(&name("lora_A"), down.dims(), &[rank, *width])?;
-        check_shape(&name("lora_B"), up.dims(), &[*out, rank])?;
+        let load = |name: &str, shape: [usize; 2]| {
+            let stored = self.checkpoint.shaped(name, &shape)?;
+            stored.to_tensor(&self.device).map_err(|e| self.checkpoint.fault(name, e))
+        };
+        let (down, up) = (load(&name("lora_A"), [rank, *width])?, load(&name("lora_B"), [*out, rank])?);
         Ok(Some(Change { down, up, scaling }))
     }
 
@@ -95,11 +101,11 @@ impl Adapter {
     /// # Errors
     /// Names a module that the model does not have.
     pub fn finish(self) -> Result<(), ModelError> {
-        match self.modules.into_keys().next() {
+        match self.modules.first() {
             None => Ok(()),
-            Some(name) => {
-                let reason = "the adapter changes this module, but the model does not have it".to_owned();
-                Err(ModelError::Tensor { name, reason })
+            Some(module) => {
+                let name = format!("{PREFIX}{module}.lora_A.weight");
+                Err(self.checkpoint.fault(&name, "the model does not have this module"))
             }
         }
     }

@@ -228,7 +228,10 @@ fn an_adapter_that_does_not_fit_is_refused_with_the_file_and_tensor_at_fault_and
     let name = "base_model.model.model.transformer.blocks.0.q_proj.lora_A.weight";
     let zeros = |shape: (usize, usize)| Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
     let wide = edited(&|tensors| drop(tensors.insert(name.to_owned(), zeros((4, 128)))));
-    assert_eq!(wide, format!("tensor {name}: expected shape [4, 64], found [4, 128]"));
+    assert_eq!(
+        wide,
+        format!("adapter_model.safetensors: tensor {name}: expected shape [4, 64], found [4, 128]")
+    );
     let rank = edited(&|tensors| drop(tensors.insert(name.to_owned(), zeros((2, 64)))));
     assert!(rank.contains(name) && rank.contains("expected shape [4, 64], found [2, 64]"), "{rank}");
     let foreign = "base_model.model.model.transformer.blocks.9.q_proj";
@@ -237,7 +240,7 @@ fn an_adapter_that_does_not_fit_is_refused_with_the_file_and_tensor_at_fault_and
         tensors.insert(format!("{foreign}.lora_B.weight"), zeros((64, 4)));
     });
     assert!(
-        unknown.contains("blocks.9.q_proj") && unknown.contains("the model does not have it"),
+        unknown.contains("blocks.9.q_proj") && unknown.contains("the model does not have this module"),
         "{unknown}"
     );
     let lone = edited(&|tensors| drop(tensors.remove(&name.replace("lora_A", "lora_B"))));

@@ -203,7 +203,7 @@ fn an_adapter_for_another_width_is_refused_with_its_tensor() {
     tensors[0].data.resize(2 * 9 * 4, 0);
     write(adapter.path(), "adapter_model.safetensors", &tensors);
     let found = load(&ModelSource::folder(model.path()), Some(&ModelSource::folder(adapter.path())));
-    let expected = "tensor base_model.model.model.transformer.blocks.0.q_proj.lora_A.weight: expected shape [2, 8], found [2, 9]";
+    let expected = "adapter_model.safetensors: tensor base_model.model.model.transformer.blocks.0.q_proj.lora_A.weight: expected shape [2, 8], found [2, 9]";
     check("adapter for another width", &found, expected);
 }
 

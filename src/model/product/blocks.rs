@@ -22,6 +22,16 @@ pub(super) trait Block: Copy + Send + Sync {
 
     /// The weights `[INPUTS][16]` as f32.
     fn widen(&self, to: &mut [[f32; PANEL]]);
+
+    /// The same, by instructions of AVX-512 where they must be named.
+    ///
+    /// # Safety
+    /// The processor has AVX-512F and BW.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn widen512(&self, to: &mut [[f32; PANEL]]) {
+        self.widen(to);
+    }
 }
 
 /// f16.

@@ -231,7 +231,8 @@ mod x86 {
     /// The processor has AVX-512F and BW.
     #[target_feature(enable = "avx512f,avx512bw")]
     pub unsafe fn widen512<B: Block>(block: &B, to: &mut [[f32; PANEL]]) {
-        block.widen(to);
+        // SAFETY: the caller's promise.
+        unsafe { block.widen512(to) }
     }
 
     /// # Safety

@@ -1,6 +1,9 @@
 //! Weights of GGUF's block formats: some inputs of the 16 outputs of a panel. The numbers are those of the files, the
 //! order is such that the 16 outputs of an input lie side by side.
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
@@ -39,6 +42,12 @@ impl Block for Q8_0 {
         for (q, byte) in self.q.iter_mut().zip(&bytes[2..]) {
             q[lane] = byte.cast_signed();
         }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn widen512(&self, to: &mut [[f32; PANEL]]) {
+        // SAFETY: the caller's promise.
+        unsafe { x86::q8_0(self, to) }
     }
 
     #[inline(always)]
@@ -97,6 +106,12 @@ impl Block for Q4K {
         for (q, byte) in self.q.as_flattened_mut().iter_mut().zip(&bytes[16..]) {
             q[lane] = *byte;
         }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn widen512(&self, to: &mut [[f32; PANEL]]) {
+        // SAFETY: the caller's promise.
+        unsafe { x86::q4k(self, to) }
     }
 
     #[inline(always)]
@@ -158,6 +173,12 @@ impl Block for Q6K {
             scale[lane] = byte.cast_signed();
         }
         self.d[lane] = u16_at(bytes, 208);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn widen512(&self, to: &mut [[f32; PANEL]]) {
+        // SAFETY: the caller's promise.
+        unsafe { x86::q6k(self, to) }
     }
 
     #[inline(always)]
