@@ -28,15 +28,31 @@ pub enum ModelSource {
 /// The small file of which a GGUF file has a part.
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
+/// Whether `path` is `org/name` (or `org/name@revision`) and nothing on this disk, not even the folder it would be in.
+fn names_hub_model(path: &Path) -> bool {
+    let plain = |part: &str| {
+        !part.starts_with('.') && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-@".contains(&b))
+    };
+    let parts = path.to_str().and_then(|text| text.split_once('/'));
+    parts.is_some_and(|(org, name)| {
+        !org.is_empty() && !name.is_empty() && plain(org) && plain(name) && !Path::new(org).exists()
+    })
+}
+
 impl ModelSource {
     /// What lies at `path`: a GGUF file, or else a folder.
     ///
     /// # Errors
-    /// It is a file that is no usable GGUF file.
+    /// It is a file that is no usable GGUF file, or it looks like the name of a model on a hub.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
         let path = path.as_ref();
         if path.is_file() || path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) {
             return Ok(Self::Gguf(Arc::new(Gguf::open(path)?)));
+        }
+        if names_hub_model(path) {
+            let reason =
+                "no such folder; models are not downloaded: get its files from the hub and give their folder";
+            return Err(ModelError::file(path.display(), reason));
         }
         Ok(Self::folder(path))
     }
@@ -115,4 +131,36 @@ fn completed(gguf: &Gguf, beside: Option<Cow<'_, [u8]>>) -> Result<Cow<'static, 
         fields.extend(serde_json::from_slice::<Map<String, Value>>(&text).map_err(unusable)?);
     }
     Ok(Cow::Owned(Value::Object(fields).to_string().into_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hub_name_is_told_from_a_path() {
+        for name in ["GSAI-ML/LLaDA-8B-Base", "Dream-org/Dream-v0-Instruct-7B@main"] {
+            assert!(names_hub_model(Path::new(name)), "{name}");
+        }
+        // `src` is a folder here: a slip in a path, no organisation.
+        for path in [
+            "nowhere",
+            "nowhere/",
+            "/nowhere/x",
+            "./nowhere",
+            "../nowhere",
+            "a/b/c",
+            "src/nowhere",
+            "src/model",
+        ] {
+            assert!(!names_hub_model(Path::new(path)), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_hub_name_is_refused_with_what_to_do() {
+        let error = ModelSource::open("GSAI-ML/LLaDA-8B-Base").unwrap_err().to_string();
+        let expected = "GSAI-ML/LLaDA-8B-Base: no such folder; models are not downloaded: get its files from the hub and give their folder";
+        assert_eq!(error, expected);
+    }
 }
