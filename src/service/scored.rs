@@ -53,8 +53,10 @@ pub(super) struct ScoreTrack {
     bytes: usize,
     characters: usize,
     group: Group,
-    /// Whether the answer is a text of its own.
+    /// Whether the next token of the text is its first: the answer's if it is a text of its own, or the prompt's.
     begins: bool,
+    /// Whether the answer is a text of its own.
+    alone: bool,
 }
 
 /// Tokens that make text together: parts of a character, or byte tokens in a row.
@@ -65,6 +67,8 @@ struct Group {
     /// Whether they stand for one byte each. Such a run is text as a whole, or else each of its bytes is the character for
     /// what is none.
     run: bool,
+    /// Bytes at the beginning of a run that are no part of a text which begins with it, if it is text.
+    left_out: usize,
     /// So many of those that wait, the last ones.
     tokens: usize,
 }
@@ -84,12 +88,12 @@ impl ScoreTrack {
     /// For one text.
     pub fn new(tokenizer: Arc<Tokenizer>) -> Self {
         let (waiting, group) = (VecDeque::new(), Group::default());
-        Self { tokenizer, waiting, bytes: 0, characters: 0, group, begins: true }
+        Self { tokenizer, waiting, bytes: 0, characters: 0, group, begins: true, alone: true }
     }
 
     /// The answer is not a text of its own: it goes on where another ends.
     pub fn go_on(&mut self) {
-        self.begins = false;
+        (self.begins, self.alone) = (false, false);
     }
 
     /// The next scores; the first `visible` are of tokens of the text, the rest of end-of-text.
@@ -102,6 +106,7 @@ impl ScoreTrack {
 
     /// The prompt `text` goes before the answer: its tokens, a first one without a score and the scored others.
     pub fn prompt(&mut self, text: &str, unscored: Option<u32>, scores: Vec<TokenScore>) -> Vec<ScoredToken> {
+        self.begins = true;
         if let Some(first) = unscored {
             self.add(first, None, Vec::new(), TextPart::Prompt);
         }
@@ -109,7 +114,7 @@ impl ScoreTrack {
             self.add(score.id, Some(score.log_probability), score.alternatives, TextPart::Prompt);
         }
         let tokens = self.rest();
-        (self.bytes, self.characters) = (0, text.chars().count());
+        (self.bytes, self.characters, self.begins) = (0, text.chars().count(), self.alone);
         tokens
     }
 
@@ -123,14 +128,22 @@ impl ScoreTrack {
         }
         let (start, offset) =
             (self.bytes + self.group.bytes.len(), self.characters + begun(&self.group.bytes));
+        let raw = token.bytes.clone();
         if !silent
-            && start == 0
-            && (self.begins || part == TextPart::Prompt)
+            && std::mem::take(&mut self.begins)
             && let Some(first) = self.first(id)
         {
             token.bytes = first;
         }
-        let text = if silent { &[][..] } else { &token.bytes };
+        // Whether a run is text, and what is left out of it, shows when it ends.
+        if run {
+            self.group.left_out += raw.len().saturating_sub(token.bytes.len());
+        }
+        let text = match (silent, run) {
+            (true, _) => &[][..],
+            (false, true) => &raw,
+            (false, false) => &token.bytes,
+        };
         self.group.bytes.extend_from_slice(text);
         let end = if text.is_empty() { start } else { usize::MAX };
         let alternatives = alternatives.into_iter().map(|(id, log)| (self.text(id), log)).collect();
@@ -144,12 +157,12 @@ impl ScoreTrack {
 
     /// The open group has all its tokens: find out where their text ends.
     fn close(&mut self) {
-        let Group { bytes, run, tokens } = std::mem::take(&mut self.group);
+        let Group { bytes, run, left_out, tokens } = std::mem::take(&mut self.group);
         let torn = run && std::str::from_utf8(&bytes).is_err();
         let text = if torn {
             Cow::from(char::REPLACEMENT_CHARACTER.to_string().repeat(bytes.len()))
         } else {
-            String::from_utf8_lossy(&bytes)
+            String::from_utf8_lossy(&bytes[left_out.min(bytes.len())..])
         };
         let (end, characters) = (self.bytes + text.len(), self.characters + text.chars().count());
         for (range, token) in self.waiting.iter_mut().rev().take(tokens) {
@@ -157,6 +170,9 @@ impl ScoreTrack {
                 let before = range.start - self.bytes;
                 range.start = self.bytes + before * char::REPLACEMENT_CHARACTER.len_utf8();
                 token.offset = self.characters + before;
+            } else {
+                range.start = range.start.saturating_sub(left_out).max(self.bytes);
+                token.offset = token.offset.saturating_sub(left_out).max(self.characters);
             }
             *range = range.start.min(end)..end;
             token.offset = token.offset.min(characters);
@@ -252,6 +268,25 @@ mod tests {
         assert_eq!(track.within(9).len(), 1, "the run is not out yet");
         assert_eq!(track.within(10).iter().map(|token| token.offset).collect::<Vec<_>>(), [1, 2, 2, 3]);
         assert_eq!(track.within(11).iter().map(|token| token.offset).collect::<Vec<_>>(), [4]);
+    }
+
+    #[test]
+    fn only_the_first_token_of_a_text_loses_its_space() {
+        let score = |id| TokenScore { id, log_probability: -1.0, alternatives: vec![] };
+        let byte = |byte: u8| 6 + u32::from(byte);
+        for (ids, text) in [
+            (vec![byte(b' '), byte(0x80)], "\u{FFFD}\u{FFFD}"),
+            (vec![byte(b' '), byte(b'x'), 1], "xa"),
+            (vec![byte(b' '), byte(b' '), 1], " a"),
+            (vec![byte(b' '), 3], " the"),
+            (vec![0, 3, 3], "the the"),
+        ] {
+            assert_eq!(byte_fallback().decode(&ids), text);
+            let mut track = ScoreTrack::new(byte_fallback());
+            track.push(ids.iter().map(|id| score(*id)).collect(), ids.len());
+            track.rest();
+            assert_eq!((track.bytes, track.characters), (text.len(), text.chars().count()), "{ids:?}");
+        }
     }
 
     proptest! {
