@@ -172,7 +172,8 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(
             TraceLayer::new_for_http()
                 .make_span_with(spans::of)
-                .on_response(DefaultOnResponse::new().level(Level::INFO)),
+                .on_response(DefaultOnResponse::new().level(Level::INFO))
+                .on_failure(spans::failed),
         )
         .layer(from_fn(spans::follow))
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::error::{ApiError, ErrorBody, ErrorCode};
+use crate::service::unix_seconds;
 
 /// A short word on how the server is.
 #[derive(Debug, Serialize, ToSchema)]
@@ -40,6 +41,12 @@ pub async fn ready(State(app): State<Arc<App>>) -> Result<Json<Status>, ApiError
 #[utoipa::path(get, path = "/metrics", tag = "Operations", responses(
     (status = 200, description = "Prometheus' text format.", body = String, content_type = "text/plain")))]
 pub async fn metrics(State(app): State<Arc<App>>) -> Response {
+    if let Ok(service) = app.service() {
+        let adapters = service.adapters();
+        let busy = adapters.iter().filter(|adapter| adapter.variant.is_busy());
+        let busy: Vec<String> = busy.map(|adapter| adapter.name.clone()).collect();
+        app.metrics.adapters(adapters.len(), &busy, unix_seconds());
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render())
         .into_response()
 }

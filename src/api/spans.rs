@@ -1,9 +1,12 @@
 //! One span per request, in the trace of whoever asked.
 
+use std::time::Duration;
+
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
+use tower_http::classify::ServerErrorsFailureClass;
 use tracing::Span;
 use tracing::field::Empty;
 
@@ -44,6 +47,15 @@ fn begin(request: &Request) -> (Span, TraceContext) {
 /// The span that [`follow`] began.
 pub fn of(request: &Request) -> Span {
     request.extensions().get().map_or_else(Span::none, |RequestSpan(span)| span.clone())
+}
+
+/// Log a 5xx reply. A 503 is what probes get while a model loads or a server drains: nothing is wrong then.
+pub fn failed(class: ServerErrorsFailureClass, latency: Duration, _: &Span) {
+    let latency_ms = latency.as_millis();
+    match class {
+        ServerErrorsFailureClass::StatusCode(StatusCode::SERVICE_UNAVAILABLE) => {}
+        class => tracing::error!(%class, latency_ms, "a request failed"),
+    }
 }
 
 /// What the caller says, if it says one thing.

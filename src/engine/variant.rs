@@ -17,6 +17,11 @@ pub struct Variant {
 }
 
 impl Variant {
+    /// Whether somebody holds the adapter beside the one who asks: requests that wait or run.
+    pub fn is_busy(&self) -> bool {
+        self.adapter.as_ref().is_some_and(|lease| Arc::strong_count(lease) > 1)
+    }
+
     /// The adapter's number in the backend.
     pub fn adapter_id(&self) -> Option<AdapterId> {
         self.adapter.as_ref().map(|lease| lease.id)

@@ -187,6 +187,8 @@ metrics! {
     vllm_running: IntGauge = "vllm:num_requests_running" gauge;
     /// Sequences waiting for a slot (alias).
     vllm_waiting: IntGauge = "vllm:num_requests_waiting" gauge;
+    /// When this was asked, in Unix seconds; the labels say how many adapters are loaded and which have requests (alias).
+    vllm_adapters: GaugeVec = "vllm:lora_requests_info" |n, h| gauges(n, h, &["max_lora", "running_lora_adapters", "waiting_lora_adapters"]);
     /// Part of the K/V memory in use, 0 to 1 (alias).
     vllm_kv_usage: Gauge = "vllm:kv_cache_usage_perc" float_gauge;
     /// Tokens of the prompts and finished blocks that a step needed, kept or not (alias).
@@ -272,6 +274,16 @@ impl Metrics {
     /// So many prompts and finished blocks are no longer kept.
     pub fn prefixes_evicted(&self, count: usize) {
         self.prefix_evictions.inc_by(count as u64);
+    }
+
+    /// So many adapters are loaded, and these have requests, waiting ones included. There is one series, of the last call.
+    pub fn adapters(&self, loaded: usize, busy: &[String], unix_seconds: u64) {
+        self.vllm_adapters.reset();
+        if loaded > 0 {
+            let labels = [&loaded.to_string(), &busy.join(","), ""];
+            #[expect(clippy::cast_precision_loss, reason = "exact for millions of years")]
+            self.vllm_adapters.with_label_values(&labels).set(unix_seconds as f64);
+        }
     }
 
     /// What is kept for other sequences, in bytes.

@@ -36,6 +36,15 @@ impl Server {
         self.post("/v1/unload_lora_adapter", &json!({"lora_name": name})).await
     }
 
+    /// What the metrics say of adapters and their requests; empty without any adapter.
+    async fn busy_adapters(&self) -> String {
+        let metrics = self.get("/metrics").await.text;
+        let line = metrics.lines().find(|line| line.starts_with("vllm:lora_requests_info{"));
+        let labels = line.and_then(|line| line.split_once('{')?.1.split_once(",waiting"));
+        let labels = labels.map(|(labels, _)| labels.split(',').filter(|pair| pair.contains("lora")));
+        labels.map(|labels| labels.collect::<Vec<_>>().join(",")).unwrap_or_default()
+    }
+
     async fn ids(&self) -> Vec<Value> {
         let list = self.get("/v1/models").await.json();
         list["data"].as_array().expect("models").iter().map(|model| model["id"].clone()).collect()
@@ -237,7 +246,9 @@ async fn answers_that_an_unloaded_adapter_has_begun_are_finished_and_then_it_is_
     let asked = async { server.completed(ask.clone()).await };
     let unloaded = async {
         keeper.until_begun(1).await;
+        assert_eq!(server.busy_adapters().await, "max_lora=\"1\",running_lora_adapters=\"next\"");
         assert_eq!(server.unload("next").await.status, StatusCode::OK);
+        assert_eq!(server.busy_adapters().await, "");
         assert_eq!(server.complete(ask.clone()).await.status, StatusCode::NOT_FOUND);
         assert_eq!(server.ids().await, ["lab/echo", "second"]);
         assert_eq!(keeper.dropped(), 0);
