@@ -14,6 +14,7 @@ use crate::decode::Attention;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::inventory::{Inventory, wanted};
 use crate::model::kv::Slots;
+use crate::model::lora;
 use crate::model::marker::Marker;
 use crate::model::product::Holding;
 use crate::model::stored::Format;
@@ -123,7 +124,7 @@ impl Report {
         match ModelSource::open(path) {
             Err(error) => report.problems.push(error.to_string()),
             Ok(_) if !path.exists() => report.problems.push(format!("{} does not exist", report.place)),
-            Ok(source) if path.join(adapter::CONFIG).is_file() => {
+            Ok(source) if path.join(lora::CONFIG).is_file() => {
                 report.adapter = report.note(AdapterReport::of(&source));
             }
             Ok(source) => report.look(&source),

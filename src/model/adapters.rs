@@ -41,7 +41,7 @@ impl PackedAdapter {
         config: &ModelConfig,
         device: &Device,
     ) -> std::result::Result<Self, ModelError> {
-        let mut changes = lora::Adapter::load(source, device)?;
+        let mut changes = lora::Adapter::open(source)?;
         let names = Names::of(config.family);
         let mut modules = Vec::new();
         for part in Part::all(config.layers) {
@@ -49,7 +49,7 @@ impl PackedAdapter {
             let is_there = part != Part::Head || !config.tied_head;
             let path = names.path(part);
             let (out, width) = part.shape(config);
-            let change = if is_there { changes.take(&path, &[out, width])? } else { None };
+            let change = if is_there { changes.take(&path, &[out, width], device)? } else { None };
             let packed = change.map(|change| Module::new(&change)).transpose();
             modules.push(packed.map_err(|e| ModelError::tensor(&path, e))?);
         }

@@ -36,11 +36,6 @@ impl Linear {
         Self { weight, bias: None }
     }
 
-    /// Bytes of memory of the weight.
-    pub fn bytes(&self) -> usize {
-        self.weight.bytes()
-    }
-
     /// x `[rows, in]` → `[rows, out]`. A row's result does not depend on the other rows.
     ///
     /// # Errors

@@ -15,7 +15,6 @@ pub struct Adapter {
     /// Paths of the modules that nobody took yet.
     modules: BTreeSet<String>,
     config: AdapterJson,
-    device: Device,
 }
 
 /// What an adapter adds to a linear module: x → scaling * B (A x).
@@ -40,16 +39,17 @@ struct AdapterJson {
     rest: Map<String, Value>,
 }
 
+/// The file that makes a folder an adapter's.
+pub const CONFIG: &str = "adapter_config.json";
 /// PEFT puts this before the module path of every tensor.
 const PREFIX: &str = "base_model.model.";
 
 impl Adapter {
-    /// Read an adapter.
+    /// Open an adapter: its settings are read, and the headers of its files.
     ///
     /// # Errors
     /// A file is missing or unreadable, an option is not supported, or a matrix has no partner.
-    pub fn load(source: &ModelSource, device: &Device) -> Result<Self, ModelError> {
-        const CONFIG: &str = "adapter_config.json";
+    pub fn open(source: &ModelSource) -> Result<Self, ModelError> {
         let file = || format!("{CONFIG} of {}", source.place());
         let file_error = |reason: String| ModelError::File { file: file(), reason };
         let text = source.require(CONFIG)?;
@@ -73,14 +73,44 @@ impl Adapter {
                 return Err(checkpoint.fault(name, "has no lora_A beside it"));
             }
         }
-        Ok(Self { checkpoint, modules, config, device: device.clone() })
+        Ok(Self { checkpoint, modules, config })
+    }
+
+    /// Its tensors.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Paths of the modules that it changes.
+    pub fn modules(&self) -> impl Iterator<Item = &str> {
+        self.modules.iter().map(String::as_str)
+    }
+
+    /// Rank of its matrices, where nothing else is said of a module.
+    pub fn rank(&self) -> usize {
+        self.config.r
+    }
+
+    /// lora_alpha, where nothing else is said of a module.
+    pub fn alpha(&self) -> f64 {
+        self.config.lora_alpha
+    }
+
+    /// The model that it was trained for, as it says.
+    pub fn base_model(&self) -> Option<&str> {
+        self.config.rest.get("base_model_name_or_path")?.as_str().filter(|name| !name.is_empty())
     }
 
     /// What the adapter adds to a module with a weight of this shape (`[out, in]`), if it does. Each can be taken once.
     ///
     /// # Errors
     /// The matrices do not fit the weight.
-    pub fn take(&mut self, module: &str, shape: &[usize]) -> Result<Option<Change>, ModelError> {
+    pub fn take(
+        &mut self,
+        module: &str,
+        shape: &[usize],
+        device: &Device,
+    ) -> Result<Option<Change>, ModelError> {
         let [out, width] = shape else { return Ok(None) };
         if !self.modules.remove(module) {
             return Ok(None);
@@ -90,7 +120,7 @@ impl Adapter {
         let (rank, scaling) = self.config.rank_and_scaling(module).map_err(unclear)?;
         let load = |name: &str, shape: [usize; 2]| {
             let stored = self.checkpoint.shaped(name, &shape)?;
-            stored.to_tensor(&self.device).map_err(|e| self.checkpoint.fault(name, e))
+            stored.to_tensor(device).map_err(|e| self.checkpoint.fault(name, e))
         };
         let (down, up) = (load(&name("lora_A"), [rank, *width])?, load(&name("lora_B"), [*out, rank])?);
         Ok(Some(Change { down, up, scaling }))

@@ -23,7 +23,7 @@ pub fn merge(model: &Path, adapter: &Path, out: &Path) -> Result<()> {
     if out.join("config.json").exists() {
         bail!("{} holds a model already", out.display());
     }
-    let mut changes = Adapter::load(&ModelSource::folder(adapter), &Device::Cpu)?;
+    let mut changes = Adapter::open(&ModelSource::folder(adapter))?;
     for shard in shards(model, "model")? {
         let place = || format!("cannot merge {}", shard.display());
         let bytes = std::fs::read(&shard).with_context(place)?;
@@ -32,7 +32,7 @@ pub fn merge(model: &Path, adapter: &Path, out: &Path) -> Result<()> {
         let mut merged = Weights::new();
         for (name, tensor) in tensors {
             let module = name.strip_suffix(".weight").unwrap_or(&name);
-            let tensor = match changes.take(module, tensor.dims())? {
+            let tensor = match changes.take(module, tensor.dims(), &Device::Cpu)? {
                 Some(change) => {
                     (tensor.to_dtype(DType::F32)? + change.matrix(module)?)?.to_dtype(tensor.dtype())?
                 }

@@ -155,9 +155,9 @@ pub fn drafts() -> impl Strategy<Value = Vec<Draft>> {
     proptest::collection::vec(one, 2..17)
 }
 
-/// The request of a draft, for one of these variants. Not every length can satisfy a rule, and not every variant fills gaps.
-pub fn checked(draft: &Draft, variants: &[Variant]) -> GenerateRequest {
-    let limits = Limits {
+/// What the golden models can take.
+pub fn limits() -> Limits {
+    Limits {
         vocab: VOCAB,
         mask_id: MASK,
         eos_ids: vec![EOS],
@@ -166,7 +166,12 @@ pub fn checked(draft: &Draft, variants: &[Variant]) -> GenerateRequest {
         max_new_tokens: 512,
         max_stop_strings: 0,
         max_scored_tokens: 512,
-    };
+    }
+}
+
+/// The request of a draft, for one of these variants. Not every length can satisfy a rule, and not every variant fills gaps.
+pub fn checked(draft: &Draft, variants: &[Variant]) -> GenerateRequest {
+    let limits = limits();
     let variant = variants[(draft.seed / 7) as usize % variants.len()].clone();
     let suffix = if variant.attention == Attention::Full { draft.suffix.clone() } else { vec![] };
     let draft = Draft { variant, suffix, ..draft.clone() };

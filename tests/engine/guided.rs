@@ -6,9 +6,9 @@ use evotoken::decode::{Boundary, CacheMode, DecodeOptions, Method};
 use evotoken::engine::FinishReason;
 use evotoken::guide::{GuideLimits, Rule, Spelling, Vocabulary};
 use evotoken::service::SamplingOptions;
-use evotoken::service::request::{Draft, GenerateRequest, Guided, Limits, RequestError};
+use evotoken::service::request::{Draft, GenerateRequest, Guided, RequestError};
 
-use super::batching::{EOS, MASK, VOCAB, backend, engine};
+use super::batching::{EOS, VOCAB, backend, engine, limits};
 use super::{answer, empty, events};
 
 /// Expressions, and the fewest tokens that satisfy them.
@@ -41,17 +41,7 @@ pub fn guide(rule: usize) -> Guided {
 }
 
 fn request(draft: Draft) -> Result<GenerateRequest, RequestError> {
-    let limits = Limits {
-        vocab: VOCAB,
-        mask_id: MASK,
-        eos_ids: vec![EOS],
-        max_canvas: 512,
-        max_prompt_tokens: 512,
-        max_new_tokens: 512,
-        max_stop_strings: 0,
-        max_scored_tokens: 512,
-    };
-    GenerateRequest::new(draft, &limits)
+    GenerateRequest::new(draft, &limits())
 }
 
 /// Every way to decode, in blocks of four.

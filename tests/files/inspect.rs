@@ -44,6 +44,18 @@ fn an_adapter_is_shown() {
 }
 
 #[test]
+fn an_adapter_that_could_not_be_served_is_said_to_be_none() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint::write_adapter(folder.path());
+    let mut config = checkpoint::adapter_config();
+    config["use_dora"] = json!(true);
+    std::fs::write(folder.path().join("adapter_config.json"), config.to_string()).unwrap();
+    let (text, status) = inspect(&[], folder.path());
+    assert!(text.contains("use_dora = true is not supported"), "{text}");
+    assert_eq!(status, 1);
+}
+
+#[test]
 fn everything_wrong_is_listed_and_the_status_is_1() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = checkpoint::config();

@@ -128,7 +128,8 @@ impl Packed {
     }
 
     /// Bytes of memory.
-    pub fn bytes(&self) -> usize {
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
         self.panels.bytes()
     }
 

@@ -81,6 +81,7 @@ impl Panels {
         }
     }
 
+    #[cfg(test)]
     pub fn bytes(&self) -> usize {
         match self {
             Self::F32 { values, .. } => size_of_val(values.as_slice()),
@@ -94,28 +95,13 @@ impl Panels {
 
     /// Bytes of a weight `[outputs, inputs]` that is held as `format`.
     pub fn bytes_as([outputs, inputs]: [usize; 2], format: Format) -> usize {
-        let (length, size) = match format {
-            Format::F32 => (1, size_of::<[f32; PANEL]>()),
-            Format::Bf16 => (Pairs::INPUTS, size_of::<Pairs>()),
-            Format::Q8_0 => (Q8_0::INPUTS, size_of::<Q8_0>()),
-            Format::Q4K => (Q4K::INPUTS, size_of::<Q4K>()),
-            Format::Q6K => (Q6K::INPUTS, size_of::<Q6K>()),
-            // The other formats are held as f16.
-            _ => (Halves::INPUTS, size_of::<Halves>()),
-        };
+        let (length, size) = block(format);
         outputs.div_ceil(PANEL) * inputs.div_ceil(length) * size
     }
 
     /// x `[rows, inputs]`, as [`Self::multiply`] wants it.
     pub fn rows(&self, kernel: Kernel, x: &[f32], inputs: usize) -> Rows {
-        let width = match self {
-            Self::F32 { inputs, .. } => *inputs,
-            Self::F16(blocks) => blocks.inputs(),
-            Self::Bf16(blocks) => blocks.inputs(),
-            Self::Q8_0(blocks) => blocks.inputs(),
-            Self::Q4K(blocks) => blocks.inputs(),
-            Self::Q6K(blocks) => blocks.inputs(),
-        };
+        let width = inputs.next_multiple_of(block(self.format()).0);
         match self {
             Self::Bf16(_) => match kernel {
                 #[cfg(target_arch = "x86_64")]
@@ -127,7 +113,7 @@ impl Panels {
                     Rows::Singles(Tiles::singles(&rounded, inputs, width, kernel.tallest()))
                 }
             },
-            // What blocks cannot say anyway is less than what bf16 rounds away, and the unit is many times faster.
+            // bf16 rounds away less than blocks did, and the unit is many times faster.
             #[cfg(target_arch = "x86_64")]
             Self::Q8_0(_) | Self::Q4K(_) | Self::Q6K(_) if kernel == Kernel::Amx => {
                 Rows::Tiles(RowTiles::new(x, inputs, width))
@@ -161,6 +147,19 @@ impl Panels {
             (Self::Q6K(blocks), Rows::Tiles(rows)) => blocks.multiply_tiles(kernel, panel, rows, to),
             _ => unreachable!("rows are as the weights want them"),
         }
+    }
+}
+
+/// Inputs of a block of a panel, and its bytes.
+fn block(format: Format) -> (usize, usize) {
+    match format {
+        Format::F32 => (1, size_of::<[f32; PANEL]>()),
+        Format::Bf16 => (Pairs::INPUTS, size_of::<Pairs>()),
+        Format::Q8_0 => (Q8_0::INPUTS, size_of::<Q8_0>()),
+        Format::Q4K => (Q4K::INPUTS, size_of::<Q4K>()),
+        Format::Q6K => (Q6K::INPUTS, size_of::<Q6K>()),
+        // The other formats are held as f16.
+        _ => (Halves::INPUTS, size_of::<Halves>()),
     }
 }
 
@@ -198,10 +197,6 @@ impl<B: Block> Blocks<B> {
         Self { of_panel, blocks }
     }
 
-    fn inputs(&self) -> usize {
-        self.of_panel * B::INPUTS
-    }
-
     fn panel(&self, panel: usize) -> &[B] {
         &self.blocks[panel * self.of_panel..][..self.of_panel]
     }
@@ -221,7 +216,7 @@ impl<B: Block> Blocks<B> {
 #[cfg(target_arch = "x86_64")]
 impl<B: Block> Blocks<B> {
     fn multiply_tiles(&self, kernel: Kernel, panel: usize, rows: &RowTiles, to: &mut [f32]) {
-        let mut words = vec![[0; PANEL]; self.inputs() / 2];
+        let mut words = vec![[0; PANEL]; self.of_panel * B::INPUTS / 2];
         let mut weights = [[0.0; PANEL]; CHUNK];
         let weights = &mut weights[..B::INPUTS];
         for (block, words) in self.panel(panel).iter().zip(words.chunks_exact_mut(B::INPUTS / 2)) {

@@ -59,23 +59,3 @@ fn aliases_wait_for_the_model_s_name_and_keep_the_first() {
     }
     assert!(!text.contains("another"), "{text}");
 }
-
-#[test]
-#[ignore = "a measurement, not a claim: run it alone, with --release and --nocapture"]
-fn time_of_what_a_tick_counts() {
-    let metrics = Metrics::new();
-    metrics.name_model("lab/echo");
-    let (ticks, start) = (1_000_000_u32, std::time::Instant::now());
-    for tick in 0..ticks {
-        // What the engine does per tick: its load when it admits, reaps and releases, then the tick.
-        for _ in 0..3 {
-            metrics.set_load(3, 64, tick as usize, 1 << 32);
-        }
-        let seconds = f64::from(tick % 1000) * 1e-5;
-        metrics.tick(&TickStats { sequences: 64, rows: 1024, refreshes: 1, refinements: 63, seconds });
-    }
-    println!("{} ns per tick", start.elapsed().as_nanos() / u128::from(ticks));
-    let (renders, start) = (100, std::time::Instant::now());
-    let bytes: usize = (0..renders).map(|_| metrics.render().len()).sum();
-    println!("{} us per scrape of {} bytes", start.elapsed().as_micros() / renders, bytes / renders as usize);
-}
