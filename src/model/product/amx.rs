@@ -3,21 +3,23 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __cpuid_count, __m256bh, __m256i, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_loadu_ps,
-    _mm512_or_si512, _mm512_slli_epi32, _mm512_storeu_si512,
+    __cpuid_count, __m256bh, __m256i, _mm256_storeu_si256, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh,
+    _mm512_loadu_ps, _mm512_or_si512, _mm512_slli_epi32, _mm512_storeu_si512,
 };
 use std::sync::LazyLock;
 
 use half::bf16;
 
 use super::PANEL;
+use super::columns::Columns;
 
 /// Rows of a tile.
 const ROWS: usize = 16;
 /// Inputs of a tile.
 const INPUTS: usize = 32;
-/// Tiles of rows that share a tile of weights: as many sums as there are registers for.
-const TALLEST: usize = 4;
+/// Tiles of rows that share the tiles of weights of two panels. Two by two need the fewest loads of all shapes that there
+/// are registers for: each tile that is loaded is multiplied twice.
+const TALLEST: usize = 2;
 /// Bytes of a tile.
 const TILE: usize = 1024;
 
@@ -47,7 +49,8 @@ fn permitted() -> bool {
 
 /// Rows in the order in which the unit takes them.
 pub(super) struct RowTiles {
-    rows: usize,
+    /// Tiles of 16 rows.
+    tiles: usize,
     /// Inputs of a row in tiles.
     depth: usize,
     /// `[groups of up to TALLEST tiles][inputs / 32][tiles of the group][16 rows][32 inputs]`; rows that are missing to
@@ -60,6 +63,7 @@ impl RowTiles {
     pub fn new(x: &[f32], inputs: usize, width: usize) -> Self {
         let (rows, depth) = (x.len() / inputs, width / INPUTS);
         let tiles = rows.div_ceil(ROWS);
+        assert!(is_there(), "who wants tiles has asked");
         let mut values = vec![bf16::ZERO; tiles * depth * ROWS * INPUTS];
         for (row, from) in x.chunks_exact(inputs).enumerate() {
             let (tile, lane) = (row / ROWS, row % ROWS);
@@ -68,46 +72,81 @@ impl RowTiles {
             for (deep, from) in from.chunks(INPUTS).enumerate() {
                 let at = group * depth + deep * height + tile - group;
                 let to = &mut values[(at * ROWS + lane) * INPUTS..][..from.len()];
-                for (to, value) in to.iter_mut().zip(from) {
-                    *to = bf16::from_f32(*value);
+                match (<&[f32; INPUTS]>::try_from(from), <&mut [bf16; INPUTS]>::try_from(&mut *to)) {
+                    // SAFETY: who has the unit has AVX-512 with bf16 (`Kernel::of_this_processor` asks for both).
+                    (Ok(from), Ok(to)) => unsafe { round512(from, to) },
+                    _ => std::iter::zip(to, from).for_each(|(to, value)| *to = bf16::from_f32(*value)),
                 }
             }
         }
-        Self { rows, depth, values }
+        Self { tiles, depth, values }
     }
 
-    /// All rows times a panel's weights `[inputs / 2][PANEL]` in pairs, into `[rows][PANEL]`.
+    /// Whether all rows are multiplied at once.
+    pub fn is_one_group(&self) -> bool {
+        self.tiles <= TALLEST
+    }
+
+    /// Some inputs of all rows times the weights `[inputs / 2][PANEL]`, in pairs, of one or two panels, into those panels'
+    /// columns; `onto` what is there, or instead of it. The first of the inputs is `start`, a multiple of 32.
     ///
     /// # Panics
     /// The sizes do not fit.
-    pub fn multiply(&self, weights: &[[u32; PANEL]], to: &mut [f32]) {
+    pub fn multiply(&self, start: usize, weights: &[&[[u32; PANEL]]], mut to: Columns, onto: bool) {
+        let steps = weights[0].len() * 2 / INPUTS;
         assert!(is_there(), "who has tiles has asked");
         assert!(
-            weights.len() == self.depth * INPUTS / 2 && to.len() == self.rows * PANEL,
-            "the panel fits the rows"
+            weights.len() == to.panels()
+                && weights.iter().all(|w| w.len() * 2 == steps * INPUTS)
+                && steps > 0,
+            "weights are of one panel or two, in whole tiles"
         );
-        let mut sums = [[[0.0_f32; PANEL]; ROWS]; TALLEST];
-        let of_group = TALLEST * self.depth * ROWS * INPUTS;
+        assert!(
+            start.is_multiple_of(INPUTS)
+                && start / INPUTS + steps <= self.depth
+                && to.height() == self.tiles * ROWS,
+            "the panels fit the rows"
+        );
         // SAFETY: the unit is there.
         unsafe { configure() };
-        for (rows, to) in self.values.chunks(of_group).zip(to.chunks_mut(TALLEST * ROWS * PANEL)) {
-            let height = rows.len() / (self.depth * ROWS * INPUTS);
-            let (rows, weights, sums_at) =
-                (rows.as_ptr().cast(), weights.as_ptr().cast(), sums.as_mut_ptr().cast());
-            // SAFETY: tiles are configured; per step of the depth the loop reads a tile of weights and `height` tiles of
-            // rows, which is all of both slices, and writes `height` tiles of sums.
+        for (number, group) in self.values.chunks(TALLEST * self.depth * ROWS * INPUTS).enumerate() {
+            let height = TALLEST.min(self.tiles - number * TALLEST);
+            let first = number * TALLEST * ROWS;
+            let mut to = to.rows(first..first + height * ROWS);
+            let step = Step {
+                rows: group[start * height * ROWS..].as_ptr().cast(),
+                weights: weights[0].as_ptr().cast(),
+                second: weights[weights.len() - 1].as_ptr().cast(),
+                steps,
+                ahead: if number == 0 { TILE } else { 0 },
+                stride: to.stride() * size_of::<f32>(),
+                to: to.first().cast(),
+                onto,
+            };
+            // SAFETY: tiles are configured; the loop reads so many tiles of each panel's weights and `height` times as many
+            // of rows, which all are in the slices (asserted above), and reads and writes the sums of these rows.
             unsafe {
-                match height {
-                    1 => group1(rows, weights, self.depth, sums_at),
-                    2 => group2(rows, weights, self.depth, sums_at),
-                    3 => group3(rows, weights, self.depth, sums_at),
-                    _ => group4(rows, weights, self.depth, sums_at),
+                match (height, weights.len()) {
+                    (1, 1) => step.one_by_one(),
+                    (1, _) => step.one_by_two(),
+                    (_, 1) => step.two_by_one(),
+                    _ => step.two_by_two(),
                 }
             }
-            to.copy_from_slice(&sums.as_flattened().as_flattened()[..to.len()]);
         }
         // SAFETY: the unit is there. A thread without tiles is cheaper to switch.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn round512(from: &[f32; INPUTS], to: &mut [bf16; INPUTS]) {
+    for (from, to) in from.chunks_exact(16).zip(to.chunks_exact_mut(16)) {
+        // SAFETY: the load and the store are of sixteen numbers; a register of bf16 is its bits.
+        unsafe {
+            let rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(from.as_ptr()));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), std::mem::transmute::<__m256bh, __m256i>(rounded));
+        }
     }
 }
 
@@ -157,31 +196,76 @@ unsafe fn configure() {
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly)) };
 }
 
-/// A loop over the depth with so many tiles of rows, whose sums are tmm0 and so on; tmm4 holds weights, tmm5 rows.
-macro_rules! group {
-    ($name:ident, $bytes:literal, $zero:literal, $step:literal, $store:literal) => {
+/// One or two tiles of rows times one or two panels, over some tiles of inputs.
+struct Step {
+    rows: *const u8,
+    weights: *const u8,
+    /// Of the second panel.
+    second: *const u8,
+    steps: usize,
+    /// Bytes from one step to the next of the weights that are fetched into the cache for the panels that come after
+    /// these; 0 if they were already.
+    ahead: usize,
+    /// Bytes from one row of sums to the next.
+    stride: usize,
+    to: *mut u8,
+    onto: bool,
+}
+
+/// A row of zeros for two tiles side by side.
+static NOTHING: [f32; 2 * PANEL] = [0.0; 2 * PANEL];
+
+/// The lines of a tile, for later.
+macro_rules! fetch {
+    () => {
+        "prefetcht1 [{next}]\n prefetcht1 [{next} + 64]\n prefetcht1 [{next} + 128]\n prefetcht1 [{next} + 192]
+         prefetcht1 [{next} + 256]\n prefetcht1 [{next} + 320]\n prefetcht1 [{next} + 384]\n prefetcht1 [{next} + 448]
+         prefetcht1 [{next} + 512]\n prefetcht1 [{next} + 576]\n prefetcht1 [{next} + 640]\n prefetcht1 [{next} + 704]
+         prefetcht1 [{next} + 768]\n prefetcht1 [{next} + 832]\n prefetcht1 [{next} + 896]\n prefetcht1 [{next} + 960]
+         add {next}, {ahead}"
+    };
+}
+
+/// The loop. Sums are tmm0 to tmm3, by rows; tmm4 and tmm5 hold rows, tmm6 and tmm7 weights of the panels.
+macro_rules! step {
+    ($name:ident, $panels:literal, $load:literal, $multiply:expr, $bytes:literal, $store:literal) => {
         /// # Safety
         /// Tiles are configured, and the memory is as large as the loop reads and writes.
-        unsafe fn $name(rows: *const u8, weights: *const u8, depth: usize, sums: *mut u8) {
+        unsafe fn $name(&self) {
+            // Where sums begin: with what is there, or with one row of zeros for all.
+            let (from, from_stride) =
+                if self.onto { (self.to.cast_const(), self.stride) } else { (NOTHING.as_ptr().cast(), 0) };
+            let next = if self.ahead == 0 {
+                self.rows
+            } else {
+                self.weights.wrapping_add($panels * self.steps * TILE)
+            };
             // SAFETY: the caller's promise. No register but those named is touched, nor the stack.
             unsafe {
                 asm!(
-                    $zero,
+                    $load,
                     "2:",
-                    "prefetcht0 [{weights} + 8192]",
-                    "tileloadd tmm4, [{weights} + {stride}*1]",
-                    $step,
+                    $multiply,
                     concat!("add {rows}, ", $bytes),
                     "add {weights}, 1024",
-                    "dec {depth}",
+                    "add {second}, 1024",
+                    "dec {steps}",
                     "jnz 2b",
                     $store,
-                    rows = inout(reg) rows => _,
-                    weights = inout(reg) weights => _,
-                    depth = inout(reg) depth => _,
-                    sums = in(reg) sums,
-                    stride = in(reg) 64_usize,
-                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _,
+                    rows = inout(reg) self.rows => _,
+                    weights = inout(reg) self.weights => _,
+                    second = inout(reg) self.second => _,
+                    steps = inout(reg) self.steps => _,
+                    next = inout(reg) next => _,
+                    ahead = in(reg) self.ahead,
+                    from = in(reg) from,
+                    lower = in(reg) from.wrapping_add(ROWS * from_stride),
+                    from_stride = in(reg) from_stride,
+                    to = inout(reg) self.to => _,
+                    stride = in(reg) self.stride,
+                    line = in(reg) 64_usize,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                     options(nostack)
                 );
             }
@@ -189,41 +273,66 @@ macro_rules! group {
     };
 }
 
-group!(
-    group1,
-    "1024",
-    "tilezero tmm0",
-    "tileloadd tmm5, [{rows} + {stride}*1]\n tdpbf16ps tmm0, tmm5, tmm4",
-    "tilestored [{sums} + {stride}*1], tmm0"
-);
-group!(
-    group2,
-    "2048",
-    "tilezero tmm0\n tilezero tmm1",
-    "tileloadd tmm5, [{rows} + {stride}*1]\n tdpbf16ps tmm0, tmm5, tmm4
-     tileloadd tmm5, [{rows} + {stride}*1 + 1024]\n tdpbf16ps tmm1, tmm5, tmm4",
-    "tilestored [{sums} + {stride}*1], tmm0\n tilestored [{sums} + {stride}*1 + 1024], tmm1"
-);
-group!(
-    group3,
-    "3072",
-    "tilezero tmm0\n tilezero tmm1\n tilezero tmm2",
-    "tileloadd tmm5, [{rows} + {stride}*1]\n tdpbf16ps tmm0, tmm5, tmm4
-     tileloadd tmm5, [{rows} + {stride}*1 + 1024]\n tdpbf16ps tmm1, tmm5, tmm4
-     tileloadd tmm5, [{rows} + {stride}*1 + 2048]\n tdpbf16ps tmm2, tmm5, tmm4",
-    "tilestored [{sums} + {stride}*1], tmm0\n tilestored [{sums} + {stride}*1 + 1024], tmm1
-     tilestored [{sums} + {stride}*1 + 2048], tmm2"
-);
-group!(
-    group4,
-    "4096",
-    "tilezero tmm0\n tilezero tmm1\n tilezero tmm2\n tilezero tmm3",
-    "tileloadd tmm5, [{rows} + {stride}*1]\n tdpbf16ps tmm0, tmm5, tmm4
-     tileloadd tmm5, [{rows} + {stride}*1 + 1024]\n tdpbf16ps tmm1, tmm5, tmm4
-     tileloadd tmm5, [{rows} + {stride}*1 + 2048]\n tdpbf16ps tmm2, tmm5, tmm4
-     tileloadd tmm5, [{rows} + {stride}*1 + 3072]\n tdpbf16ps tmm3, tmm5, tmm4",
-    "tilestored [{sums} + {stride}*1], tmm0\n tilestored [{sums} + {stride}*1 + 1024], tmm1
-     tilestored [{sums} + {stride}*1 + 2048], tmm2\n tilestored [{sums} + {stride}*1 + 3072], tmm3"
-);
+impl Step {
+    step!(
+        one_by_one,
+        1,
+        "tileloadd tmm0, [{from} + {from_stride}*1]\n # not read: {lower}",
+        concat!(
+            "tileloadd tmm6, [{weights} + {line}*1]\n tileloadd tmm4, [{rows} + {line}*1]
+             tdpbf16ps tmm0, tmm4, tmm6\n",
+            fetch!()
+        ),
+        "1024",
+        "tilestored [{to} + {stride}*1], tmm0"
+    );
+    step!(
+        one_by_two,
+        2,
+        "tileloadd tmm0, [{from} + {from_stride}*1]\n tileloadd tmm1, [{from} + {from_stride}*1 + 64]\n # not read: {lower}",
+        concat!(
+            "tileloadd tmm6, [{weights} + {line}*1]\n tileloadd tmm4, [{rows} + {line}*1]
+             tdpbf16ps tmm0, tmm4, tmm6\n",
+            fetch!(),
+            "\n tileloadd tmm7, [{second} + {line}*1]\n tdpbf16ps tmm1, tmm4, tmm7\n",
+            fetch!()
+        ),
+        "1024",
+        "tilestored [{to} + {stride}*1], tmm0\n tilestored [{to} + {stride}*1 + 64], tmm1"
+    );
+    step!(
+        two_by_one,
+        1,
+        "tileloadd tmm0, [{from} + {from_stride}*1]\n tileloadd tmm2, [{lower} + {from_stride}*1]",
+        concat!(
+            "tileloadd tmm6, [{weights} + {line}*1]\n tileloadd tmm4, [{rows} + {line}*1]
+             tdpbf16ps tmm0, tmm4, tmm6\n tileloadd tmm5, [{rows} + {line}*1 + 1024]
+             tdpbf16ps tmm2, tmm5, tmm6\n",
+            fetch!()
+        ),
+        "2048",
+        "tilestored [{to} + {stride}*1], tmm0\n mov {next}, {stride}\n shl {next}, 4\n add {to}, {next}
+         tilestored [{to} + {stride}*1], tmm2"
+    );
+    step!(
+        two_by_two,
+        2,
+        "tileloadd tmm0, [{from} + {from_stride}*1]\n tileloadd tmm1, [{from} + {from_stride}*1 + 64]
+         tileloadd tmm2, [{lower} + {from_stride}*1]\n tileloadd tmm3, [{lower} + {from_stride}*1 + 64]",
+        concat!(
+            "tileloadd tmm6, [{weights} + {line}*1]\n tileloadd tmm4, [{rows} + {line}*1]
+             tdpbf16ps tmm0, tmm4, tmm6\n tileloadd tmm7, [{second} + {line}*1]\n",
+            fetch!(),
+            "\n tdpbf16ps tmm1, tmm4, tmm7\n tileloadd tmm5, [{rows} + {line}*1 + 1024]
+             tdpbf16ps tmm2, tmm5, tmm6\n",
+            fetch!(),
+            "\n tdpbf16ps tmm3, tmm5, tmm7"
+        ),
+        "2048",
+        "tilestored [{to} + {stride}*1], tmm0\n tilestored [{to} + {stride}*1 + 64], tmm1
+         mov {next}, {stride}\n shl {next}, 4\n add {to}, {next}
+         tilestored [{to} + {stride}*1], tmm2\n tilestored [{to} + {stride}*1 + 64], tmm3"
+    );
+}
 
 const _: () = assert!(ROWS * INPUTS * size_of::<bf16>() == TILE && ROWS * PANEL * size_of::<f32>() == TILE);

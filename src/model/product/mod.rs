@@ -12,6 +12,7 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod blocks;
+mod columns;
 mod kernel;
 mod panels;
 mod quantized;
@@ -23,11 +24,14 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::stored::{Format, Stored};
+use columns::{Columns, Output};
 use kernel::Kernel;
 use panels::Panels;
 
 /// Outputs of a panel: what one AVX-512 register holds.
 const PANEL: usize = 16;
+/// Panels that are multiplied side by side: each value of a row is read once for both.
+const PANELS: usize = 2;
 /// Inputs that are worked on at a time, so that a piece of a panel lies in a core's first cache while all rows pass it:
 /// a multiple of every block.
 const CHUNK: usize = 256;
@@ -145,25 +149,18 @@ impl Packed {
         let rows = x.len() / self.inputs;
         let kernel = Kernel::of_this_processor();
         let x = self.panels.rows(kernel, x, self.inputs);
-        let count = self.outputs.div_ceil(PANEL);
-        // [panels][rows][PANEL]
-        let mut found = vec![0.0; count * rows * PANEL];
-        let one = |(panel, to): (usize, &mut [f32])| self.panels.multiply(kernel, panel, &x, to);
+        let mut y = Output::new(rows, self.outputs);
+        let mut columns: Vec<_> = y.columns(PANELS).enumerate().collect();
+        let one = |(pair, to): (usize, Columns)| self.panels.multiply(kernel, pair * PANELS, &x, to);
         if rows * self.inputs * self.outputs < WORTH_SHARING {
-            found.chunks_exact_mut(rows * PANEL).enumerate().for_each(one);
+            columns.into_iter().for_each(one);
         } else {
             // A task is a few panels: each passes over all rows while it lies in a core's cache.
-            let least = count.div_ceil(8 * rayon::current_num_threads());
-            found.par_chunks_exact_mut(rows * PANEL).enumerate().with_min_len(least).for_each(one);
+            let least = columns.len().div_ceil(8 * rayon::current_num_threads());
+            columns.par_drain(..).with_min_len(least).for_each(one);
         }
-        let mut y = Vec::with_capacity(rows * self.outputs);
-        for row in 0..rows {
-            for panel in 0..count {
-                let width = PANEL.min(self.outputs - panel * PANEL);
-                y.extend_from_slice(&found[(panel * rows + row) * PANEL..][..width]);
-            }
-        }
-        y
+        // SAFETY: each of the panels was multiplied with all rows.
+        unsafe { y.finish() }
     }
 }
 

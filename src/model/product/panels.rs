@@ -7,11 +7,16 @@ use rayon::prelude::*;
 #[cfg(target_arch = "x86_64")]
 use super::amx::{self, RowTiles};
 use super::blocks::{Block, Halves, Pairs};
+use super::columns::Columns;
 use super::kernel::Kernel;
 use super::quantized::{Q4K, Q6K, Q8_0};
 use super::tiles::Tiles;
-use super::{CHUNK, PANEL};
+use super::{CHUNK, PANEL, PANELS};
 use crate::model::stored::{Format, Stored};
+
+/// The same for tiles of bf16, of which two panels' are half as large: as much as the first cache holds beside the rows.
+#[cfg(target_arch = "x86_64")]
+const TILE_CHUNK: usize = 512;
 
 /// `[panels][inputs]`, the inputs in blocks; what is missing to the last panel or block is 0.
 pub(super) enum Panels {
@@ -122,29 +127,32 @@ impl Panels {
         }
     }
 
-    /// Add all rows times panel `panel` to `to` `[rows][PANEL]`.
-    pub fn multiply(&self, kernel: Kernel, panel: usize, rows: &Rows, to: &mut [f32]) {
+    /// All rows times one or two neighbouring panels, the first of which is `first`, into their columns.
+    pub fn multiply(&self, kernel: Kernel, first: usize, rows: &Rows, mut to: Columns) {
         match (self, rows) {
             (Self::F32 { inputs, values }, Rows::Singles(rows)) => {
-                let panel = &values[panel * inputs..][..*inputs];
-                for (chunk, weights) in panel.chunks(CHUNK).enumerate() {
-                    multiply_chunk(kernel, chunk * CHUNK, weights, rows, to);
+                let panels: Vec<_> =
+                    values[first * inputs..].chunks_exact(*inputs).take(to.panels()).collect();
+                for start in (0..*inputs).step_by(CHUNK) {
+                    let part = start..(start + CHUNK).min(*inputs);
+                    let weights: Vec<_> = panels.iter().map(|panel| &panel[part.clone()]).collect();
+                    multiply_chunk(kernel, start, &weights, rows, &mut to);
                 }
             }
-            (Self::F16(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, panel, rows, to),
-            (Self::Bf16(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, panel, rows, to),
-            (Self::Bf16(blocks), Rows::Pairs(rows)) => blocks.multiply_pairs(kernel, panel, rows, to),
-            (Self::Q8_0(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, panel, rows, to),
-            (Self::Q4K(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, panel, rows, to),
-            (Self::Q6K(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, panel, rows, to),
+            (Self::F16(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, first, rows, to),
+            (Self::Bf16(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, first, rows, to),
+            (Self::Bf16(blocks), Rows::Pairs(rows)) => blocks.multiply_pairs(kernel, first, rows, to),
+            (Self::Q8_0(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, first, rows, to),
+            (Self::Q4K(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, first, rows, to),
+            (Self::Q6K(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, first, rows, to),
             #[cfg(target_arch = "x86_64")]
-            (Self::Bf16(blocks), Rows::Tiles(rows)) => rows.multiply(Pairs::words(blocks.panel(panel)), to),
+            (Self::Bf16(blocks), Rows::Tiles(rows)) => blocks.multiply_tiles(first, rows, to),
             #[cfg(target_arch = "x86_64")]
-            (Self::Q8_0(blocks), Rows::Tiles(rows)) => blocks.multiply_tiles(kernel, panel, rows, to),
+            (Self::Q8_0(blocks), Rows::Tiles(rows)) => blocks.widen_to_tiles(kernel, first, rows, to),
             #[cfg(target_arch = "x86_64")]
-            (Self::Q4K(blocks), Rows::Tiles(rows)) => blocks.multiply_tiles(kernel, panel, rows, to),
+            (Self::Q4K(blocks), Rows::Tiles(rows)) => blocks.widen_to_tiles(kernel, first, rows, to),
             #[cfg(target_arch = "x86_64")]
-            (Self::Q6K(blocks), Rows::Tiles(rows)) => blocks.multiply_tiles(kernel, panel, rows, to),
+            (Self::Q6K(blocks), Rows::Tiles(rows)) => blocks.widen_to_tiles(kernel, first, rows, to),
             _ => unreachable!("rows are as the weights want them"),
         }
     }
@@ -163,10 +171,16 @@ fn block(format: Format) -> (usize, usize) {
     }
 }
 
-/// Add rows times some inputs' weights `[len][PANEL]`, the first of which is `start`.
-fn multiply_chunk(kernel: Kernel, start: usize, weights: &[[f32; PANEL]], rows: &Tiles<f32>, to: &mut [f32]) {
-    for (tile, rows) in rows.part(start..start + weights.len()) {
-        kernel.multiply(tile, weights, &mut to[rows.start * PANEL..rows.end * PANEL]);
+/// Rows times some inputs' weights `[len][PANEL]` of each panel, the first of which is `start`.
+fn multiply_chunk(
+    kernel: Kernel,
+    start: usize,
+    weights: &[&[[f32; PANEL]]],
+    rows: &Tiles<f32>,
+    to: &mut Columns,
+) {
+    for (tile, rows) in rows.part(start..start + weights[0].len()) {
+        kernel.multiply(tile, weights, to.rows(rows), start > 0);
     }
 }
 
@@ -197,43 +211,80 @@ impl<B: Block> Blocks<B> {
         Self { of_panel, blocks }
     }
 
-    fn panel(&self, panel: usize) -> &[B] {
-        &self.blocks[panel * self.of_panel..][..self.of_panel]
+    /// Panels that follow each other, from the first on.
+    fn panels(&self, first: usize, count: usize) -> impl Iterator<Item = &[B]> {
+        self.blocks[first * self.of_panel..].chunks_exact(self.of_panel).take(count)
     }
 
-    fn multiply(&self, kernel: Kernel, panel: usize, rows: &Tiles<f32>, to: &mut [f32]) {
-        let mut weights = [[0.0; PANEL]; CHUNK];
-        for (chunk, blocks) in self.panel(panel).chunks(CHUNK / B::INPUTS).enumerate() {
-            let weights = &mut weights[..blocks.len() * B::INPUTS];
-            for (block, to) in blocks.iter().zip(weights.chunks_exact_mut(B::INPUTS)) {
-                kernel.widen(block, to);
+    /// Call `multiply` with the weights of some panels, chunk by chunk of so many inputs: where the chunk starts, and each
+    /// panel's weights, which `widen` wrote `[ITEMS][PANEL]`.
+    fn in_chunks<T: Copy + Default, const ITEMS: usize>(
+        &self,
+        (first, count): (usize, usize),
+        widen: impl Fn(&B, &mut [[T; PANEL]]),
+        mut multiply: impl FnMut(usize, &[&[[T; PANEL]]]),
+    ) {
+        let of_block = B::INPUTS * ITEMS / CHUNK;
+        let mut items = [[[T::default(); PANEL]; ITEMS]; PANELS];
+        for start in (0..self.of_panel).step_by(CHUNK / B::INPUTS) {
+            let blocks = start..self.of_panel.min(start + CHUNK / B::INPUTS);
+            for (panel, items) in self.panels(first, count).zip(&mut items) {
+                for (block, items) in panel[blocks.clone()].iter().zip(items.chunks_exact_mut(of_block)) {
+                    widen(block, items);
+                }
             }
-            multiply_chunk(kernel, chunk * CHUNK, weights, rows, to);
+            let weights = items.each_ref().map(|items| &items[..blocks.len() * of_block]);
+            multiply(start * B::INPUTS, &weights[..count]);
         }
+    }
+
+    fn multiply(&self, kernel: Kernel, first: usize, rows: &Tiles<f32>, mut to: Columns) {
+        self.in_chunks::<f32, CHUNK>(
+            (first, to.panels()),
+            |block, weights| kernel.widen(block, weights),
+            |start, weights| multiply_chunk(kernel, start, weights, rows, &mut to),
+        );
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 impl<B: Block> Blocks<B> {
-    fn multiply_tiles(&self, kernel: Kernel, panel: usize, rows: &RowTiles, to: &mut [f32]) {
-        let mut words = vec![[0; PANEL]; self.of_panel * B::INPUTS / 2];
-        let mut weights = [[0.0; PANEL]; CHUNK];
-        let weights = &mut weights[..B::INPUTS];
-        for (block, words) in self.panel(panel).iter().zip(words.chunks_exact_mut(B::INPUTS / 2)) {
+    fn widen_to_tiles(&self, kernel: Kernel, first: usize, rows: &RowTiles, mut to: Columns) {
+        let widen = |block: &B, pairs: &mut [[u32; PANEL]]| {
+            let mut weights = [[0.0; PANEL]; CHUNK];
+            let weights = &mut weights[..B::INPUTS];
             kernel.widen(block, weights);
-            amx::pairs(weights, words);
-        }
-        rows.multiply(&words, to);
+            amx::pairs(weights, pairs);
+        };
+        self.in_chunks::<u32, { CHUNK / 2 }>((first, to.panels()), widen, |start, pairs| {
+            let all = to.height();
+            rows.multiply(start, pairs, to.rows(0..all), start > 0);
+        });
     }
 }
 
 impl Blocks<Pairs> {
-    fn multiply_pairs(&self, kernel: Kernel, panel: usize, rows: &Tiles<u32>, to: &mut [f32]) {
-        for (chunk, blocks) in self.panel(panel).chunks(CHUNK / Pairs::INPUTS).enumerate() {
-            let (start, weights) = (chunk * CHUNK / 2, Pairs::words(blocks));
-            for (tile, rows) in rows.part(start..start + weights.len()) {
-                kernel.multiply_pairs(tile, weights, &mut to[rows.start * PANEL..rows.end * PANEL]);
+    fn multiply_pairs(&self, kernel: Kernel, first: usize, rows: &Tiles<u32>, mut to: Columns) {
+        let panels: Vec<_> = self.panels(first, to.panels()).map(Pairs::words).collect();
+        for start in (0..panels[0].len()).step_by(CHUNK / 2) {
+            let part = start..panels[0].len().min(start + CHUNK / 2);
+            let weights: Vec<_> = panels.iter().map(|panel| &panel[part.clone()]).collect();
+            for (tile, rows) in rows.part(part) {
+                kernel.multiply_pairs(tile, &weights, to.rows(rows), start > 0);
             }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn multiply_tiles(&self, first: usize, rows: &RowTiles, mut to: Columns) {
+        let panels: Vec<_> = self.panels(first, to.panels()).map(Pairs::words).collect();
+        // Only weights that more rows come for need to stay in the first cache.
+        let chunk = if rows.is_one_group() { panels[0].len() } else { TILE_CHUNK / 2 };
+        for start in (0..panels[0].len()).step_by(chunk) {
+            let part = start..panels[0].len().min(start + chunk);
+            let weights: Vec<_> = panels.iter().map(|panel| &panel[part.clone()]).collect();
+            let all = to.height();
+            rows.multiply(start * 2, &weights, to.rows(0..all), start > 0);
         }
     }
 }

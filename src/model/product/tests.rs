@@ -24,21 +24,38 @@ fn panel(values: &[f32]) -> Vec<[f32; PANEL]> {
     values.chunks_exact(PANEL).map(|lanes| lanes.try_into().unwrap()).collect()
 }
 
+/// What a matrix `[rows, outputs]` holds after `write` has been given its columns, `[rows][outputs]`.
+fn written(rows: usize, outputs: usize, mut write: impl FnMut(usize, Columns)) -> Vec<f32> {
+    let mut output = Output::new(rows, outputs);
+    output.columns(PANELS).enumerate().for_each(|(pair, to)| write(pair * PANELS, to));
+    // SAFETY: who tests products writes all of them.
+    unsafe { output.finish() }
+}
+
 #[test]
-fn every_kernel_adds_the_product_at_every_height() {
+fn every_kernel_multiplies_at_every_height_and_adds_where_it_should() {
     for kernel in kernels() {
         for (height, inputs) in (1..=kernel.tallest()).zip([1, 2, 3, 17, 64, 100].into_iter().cycle()) {
-            let (tile, panel) = (values(1, inputs * height), panel(&values(2, inputs * PANEL)));
-            let mut found = vec![9.0; height * PANEL];
-            kernel.multiply(&tile, &panel, &mut found);
-            for (at, found) in found.iter().enumerate() {
-                let (row, output) = (at / PANEL, at % PANEL);
-                let term = |i: usize| f64::from(tile[i * height + row]) * f64::from(panel[i][output]);
-                let exact: f64 = 9.0 + (0..inputs).map(term).sum::<f64>();
-                assert!(
-                    (f64::from(*found) - exact).abs() < 1e-5,
-                    "{kernel:?}, {height} rows: {found} {exact}"
-                );
+            for outputs in [PANEL, 2 * PANEL, 3 * PANEL] {
+                let tile = values(1, inputs * height);
+                let panels: Vec<_> =
+                    (0..outputs / PANEL).map(|p| panel(&values(2 + p as u64, inputs * PANEL))).collect();
+                let found = written(height, outputs, |first, mut to| {
+                    let weights: Vec<_> = panels[first..].iter().take(PANELS).map(Vec::as_slice).collect();
+                    kernel.multiply(&tile, &weights, to.rows(0..height), false);
+                    kernel.multiply(&tile, &weights, to.rows(0..height), true);
+                });
+                for (at, found) in found.iter().enumerate() {
+                    let (row, output) = (at / outputs, at % outputs);
+                    let weights = &panels[output / PANEL];
+                    let term =
+                        |i: usize| f64::from(tile[i * height + row]) * f64::from(weights[i][output % PANEL]);
+                    let exact = 2.0 * (0..inputs).map(term).sum::<f64>();
+                    assert!(
+                        (f64::from(*found) - exact).abs() < 1e-5,
+                        "{kernel:?}, {height} rows: {found} {exact}"
+                    );
+                }
             }
         }
     }
@@ -54,7 +71,8 @@ fn difference(found: &Tensor, expected: &Tensor) -> f32 {
     largest(&(found - expected).unwrap()) / largest(expected)
 }
 
-const SHAPES: [(usize, usize, usize); 5] = [(1, 5, 3), (13, 16, 17), (30, 33, 40), (29, 7, 1), (26, 600, 35)];
+const SHAPES: [(usize, usize, usize); 6] =
+    [(1, 5, 3), (13, 16, 17), (30, 33, 40), (29, 7, 1), (26, 600, 35), (70, 1100, 48)];
 
 #[test]
 fn widths_that_fill_no_panel_and_rows_that_fill_no_tile_are_whole() {
@@ -135,19 +153,16 @@ fn blocks_that_a_file_holds_are_taken_as_they_are() {
             let ones: Vec<f32> =
                 (0..inputs * inputs).map(|i| f32::from(u8::from(i / inputs == i % inputs))).collect();
             let rows = panels.rows(kernel, &ones, inputs);
-            for panel in 0..outputs.div_ceil(PANEL) {
-                let mut found = vec![0.0; inputs * PANEL];
-                panels.multiply(kernel, panel, &rows, &mut found);
-                for output in panel * PANEL..outputs.min((panel + 1) * PANEL) {
-                    let expected = expected.get(output).unwrap();
-                    let expected = match rows {
-                        Rows::Singles(_) => expected,
-                        _ => expected.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap(),
-                    };
-                    let expected = expected.to_vec1::<f32>().unwrap();
-                    let found = found.iter().skip(output % PANEL).step_by(PANEL);
-                    assert!(found.eq(&expected), "{format:?} {kernel:?} {output}");
-                }
+            let found = written(inputs, outputs, |first, to| panels.multiply(kernel, first, &rows, to));
+            for output in 0..outputs {
+                let expected = expected.get(output).unwrap();
+                let expected = match rows {
+                    Rows::Singles(_) => expected,
+                    _ => expected.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap(),
+                };
+                let expected = expected.to_vec1::<f32>().unwrap();
+                let found = found.iter().skip(output).step_by(outputs);
+                assert!(found.eq(&expected), "{format:?} {kernel:?} {output}");
             }
         }
     }
