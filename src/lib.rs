@@ -48,6 +48,7 @@ pub mod inspect;
 pub mod model;
 pub mod rng;
 pub mod service;
+mod simd;
 pub mod telemetry;
 pub mod text;
 pub mod train;

@@ -28,6 +28,11 @@ use tokio_util::sync::CancellationToken;
 /// Time for the last bytes of replies to leave once nothing runs any more.
 const FLUSH: Duration = Duration::from_secs(5);
 
+/// Buffers of one step are there for the next: the system's allocator would return large ones to the kernel, and every step
+/// would fault them in again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // SAFETY: no other thread has been started yet.
     unsafe { config::keep_candle_on_its_thread() };

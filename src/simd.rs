@@ -1,29 +1,40 @@
-//! Loops that the compiler can vectorise: sums in lanes, a polynomial exponential, and run-time choice of AVX2.
+//! Loops that the compiler can vectorise: sums in lanes, a polynomial exponential, and a choice of registers at run time.
+//! All of them give the same bits: the order of every sum is written out, and nothing is contracted.
 
-/// A loop nest that is compiled twice, for the baseline and for AVX2.
-pub(super) trait Kernel {
-    /// Run it. Implementations are `#[inline(always)]`, or the AVX2 copy would call the baseline one.
-    fn run(self);
+/// A loop nest that is compiled for the baseline, for AVX2 and for AVX-512.
+pub(crate) trait Kernel {
+    /// What it finds.
+    type Found;
+
+    /// Run it. Implementations are `#[inline(always)]`, or the wide copies would call the baseline one.
+    fn run(self) -> Self::Found;
 }
 
 /// Run a kernel with the widest registers at hand.
-pub(super) fn run<K: Kernel>(kernel: K) {
+pub(crate) fn run<K: Kernel>(kernel: K) -> K::Found {
     #[cfg(target_arch = "x86_64")]
-    {
+    if !cfg!(feature = "portable") {
         #[target_feature(enable = "avx2,fma")]
-        fn wide<K: Kernel>(kernel: K) {
-            kernel.run();
+        fn wide<K: Kernel>(kernel: K) -> K::Found {
+            kernel.run()
         }
-        let portable = cfg!(feature = "portable");
-        if !portable
-            && std::arch::is_x86_feature_detected!("avx2")
-            && std::arch::is_x86_feature_detected!("fma")
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        fn widest<K: Kernel>(kernel: K) -> K::Found {
+            kernel.run()
+        }
+        if std::arch::is_x86_feature_detected!("avx512f")
+            && std::arch::is_x86_feature_detected!("avx512bw")
+            && std::arch::is_x86_feature_detected!("avx512vl")
         {
+            // SAFETY: the features were just detected.
+            return unsafe { widest(kernel) };
+        }
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
             // SAFETY: both features were just detected.
             return unsafe { wide(kernel) };
         }
     }
-    kernel.run();
+    kernel.run()
 }
 
 /// e^x with a relative error below 3e-7 (Cephes' expf without branches), clamped to the finite range.
@@ -46,7 +57,7 @@ const LANES: usize = 16;
 
 /// Sum of the products of two equally long slices, in lanes (a fixed order, so results repeat).
 #[inline(always)]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0f32; LANES];
     let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let tail: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y).sum();
@@ -60,7 +71,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// Replace each x by e^(x - shift); returns their sum.
 #[inline(always)]
-pub(super) fn exp_sum(values: &mut [f32], shift: f32) -> f32 {
+pub(crate) fn exp_sum(values: &mut [f32], shift: f32) -> f32 {
     let mut lanes = [0f32; LANES];
     let mut chunks = values.chunks_exact_mut(LANES);
     for chunk in &mut chunks {
@@ -79,7 +90,7 @@ pub(super) fn exp_sum(values: &mut [f32], shift: f32) -> f32 {
 
 /// Largest value.
 #[inline(always)]
-pub(super) fn max(values: &[f32]) -> f32 {
+pub(crate) fn max(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let chunks = values.chunks_exact(LANES);
     let tail = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -93,7 +104,7 @@ pub(super) fn max(values: &[f32]) -> f32 {
 
 /// `to += a * x`.
 #[inline(always)]
-pub(super) fn axpy(to: &mut [f32], a: f32, x: &[f32]) {
+pub(crate) fn axpy(to: &mut [f32], a: f32, x: &[f32]) {
     for (t, x) in to.iter_mut().zip(x) {
         *t += a * x;
     }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::filters;
 use crate::engine::batch::{Candidate, Filters, Sampling};
-use crate::rng;
+use crate::{rng, simd};
 
 /// What one row of logits says.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,21 +50,10 @@ fn row_candidates(
 ) -> Result<RowCandidates, String> {
     let row = adjusted(row, mask_id, sampling)?;
     let row = row.as_ref();
-    let mut best: Vec<(u32, f32)> = Vec::with_capacity(top_k + 1);
-    for (id, logit) in (0u32..).zip(row).filter(|(id, _)| *id != mask_id) {
-        if !logit.is_finite() {
-            return Err(no_number(id, *logit));
-        }
-        // Strictly greater: of equal logits the lower id stays ahead.
-        if best.len() < top_k || *logit > best[best.len() - 1].1 {
-            let place = best.partition_point(|(_, other)| *other >= *logit);
-            best.insert(place, (id, *logit));
-            best.truncate(top_k);
-        }
-    }
+    let best = best(row, mask_id, top_k)?;
     let max = best.first().map_or(0.0, |(_, logit)| *logit);
-    let others = (0u32..).zip(row).filter(|(id, _)| *id != mask_id);
-    let sum: f64 = others.map(|(_, logit)| f64::from((logit - max).exp())).sum();
+    let (left, right) = without(row, mask_id);
+    let sum = simd::run(ShareSum { row: left, max }) + simd::run(ShareSum { row: right, max });
     let log_sum = sum.ln();
     #[expect(clippy::cast_possible_truncation, reason = "a probability needs no f64")]
     let candidate = |id: u32, logit: f32| Candidate {
@@ -81,6 +70,76 @@ fn row_candidates(
     };
     let top = best.into_iter().map(|(id, logit)| candidate(id, logit)).collect();
     Ok(RowCandidates { guess: candidate(guess, row[guess as usize]), top })
+}
+
+/// What is left and right of the mask token's logit.
+fn without(row: &[f32], mask_id: u32) -> (&[f32], &[f32]) {
+    let mask = mask_id as usize;
+    (&row[..mask], &row[mask + 1..])
+}
+
+/// The largest logits but the mask token's with their ids, largest first.
+fn best(row: &[f32], mask_id: u32, top_k: usize) -> Result<Vec<(u32, f32)>, String> {
+    let mut best: Vec<(u32, f32)> = Vec::with_capacity(top_k + 1);
+    for (chunk, logits) in row.chunks(CHUNK).enumerate() {
+        let least = if best.len() < top_k { f32::NEG_INFINITY } else { best[best.len() - 1].1 };
+        if !simd::run(AnyAbove { logits, least }) {
+            continue;
+        }
+        let first = u32::try_from(chunk * CHUNK).expect("token ids are u32");
+        for (id, logit) in (first..).zip(logits).filter(|(id, _)| *id != mask_id) {
+            if !logit.is_finite() {
+                return Err(no_number(id, *logit));
+            }
+            // Strictly greater: of equal logits the lower id stays ahead.
+            if best.len() < top_k || *logit > best[best.len() - 1].1 {
+                let place = best.partition_point(|(_, other)| *other >= *logit);
+                best.insert(place, (id, *logit));
+                best.truncate(top_k);
+            }
+        }
+    }
+    Ok(best)
+}
+
+/// Logits that are looked at together: most of them hold none of the best.
+const CHUNK: usize = 128;
+
+/// Whether there is one to look at: above `least`, or no finite number.
+struct AnyAbove<'a> {
+    logits: &'a [f32],
+    least: f32,
+}
+
+impl simd::Kernel for AnyAbove<'_> {
+    type Found = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        let worth = |logit: &f32| (*logit > self.least) | !logit.is_finite();
+        self.logits.iter().fold(false, |any, logit| any | worth(logit))
+    }
+}
+
+/// The sum of e^(logit - max).
+struct ShareSum<'a> {
+    row: &'a [f32],
+    max: f32,
+}
+
+impl simd::Kernel for ShareSum<'_> {
+    type Found = f64;
+
+    #[inline(always)]
+    fn run(self) -> f64 {
+        let mut sums = [0.0_f64; 16];
+        for chunk in self.row.chunks(sums.len()) {
+            for (sum, logit) in sums.iter_mut().zip(chunk) {
+                *sum += f64::from(simd::exp(logit - self.max));
+            }
+        }
+        sums.iter().sum()
+    }
 }
 
 fn no_number(id: u32, logit: f32) -> String {

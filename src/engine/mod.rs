@@ -107,6 +107,10 @@ pub fn start<B: Backend + Send + 'static>(
     std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
         // Sent when the thread ends, however it ends.
         let _end = EndOnDrop(end);
+        // A thread that is one of the pool's begins with its own share of a product at once; from outside it would hand
+        // each product over and sleep. Without the threads of a pool of its own it still has the one of the process.
+        let pool = rayon::ThreadPoolBuilder::new().use_current_thread();
+        let _pool = pool.thread_name(|number| format!("compute-{number}")).build();
         Worker::new(backend, model, limits, metrics, messages).run();
     })?;
     Ok(EngineHandle { inbox, places, ended, limits: shared, bytes_per_position })

@@ -2,8 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
 
-use super::simd::{self, Kernel, axpy, dot};
 use super::{elements, fused};
+use crate::simd::{self, Kernel, axpy, dot};
 
 /// How the rows of q, k and v fall into sequences and heads.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -154,6 +154,8 @@ struct Forward<'a> {
 }
 
 impl Kernel for Forward<'_> {
+    type Found = ();
+
     #[inline(always)]
     fn run(self) {
         let s = &self.s;
@@ -194,6 +196,8 @@ struct Backward<'a> {
 }
 
 impl Kernel for Backward<'_> {
+    type Found = ();
+
     #[inline(always)]
     fn run(self) {
         let s = &self.s;

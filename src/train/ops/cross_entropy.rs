@@ -2,8 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 
-use super::simd::{self, Kernel};
 use super::{elements, fused};
+use crate::simd::{self, Kernel};
 
 /// The sum over rows of weight * -log softmax(logits) at the target: logits `[M, V]`, M targets below V, M weights;
 /// a scalar.
@@ -40,6 +40,8 @@ struct SoftMax<'a> {
 }
 
 impl Kernel for SoftMax<'_> {
+    type Found = ();
+
     #[inline(always)]
     fn run(self) {
         let vocab = self.values.len() / self.top.len().max(1);

@@ -61,7 +61,7 @@ impl CustomOp1 for Embed {
         for (i, row) in out.chunks_exact_mut(d).enumerate() {
             for j in i * self.0.width..(i + 1) * self.0.width {
                 let id = self.0.ids[j] as usize;
-                super::simd::axpy(row, self.0.weights[j], &table[id * d..(id + 1) * d]);
+                crate::simd::axpy(row, self.0.weights[j], &table[id * d..(id + 1) * d]);
             }
         }
         Ok((CpuStorage::F32(out), (n, d).into()))
@@ -74,7 +74,7 @@ impl CustomOp1 for Embed {
             for (i, row) in grad.chunks_exact(d).enumerate() {
                 for j in i * self.0.width..(i + 1) * self.0.width {
                     let id = self.0.ids[j] as usize;
-                    super::simd::axpy(&mut out[id * d..(id + 1) * d], self.0.weights[j], row);
+                    crate::simd::axpy(&mut out[id * d..(id + 1) * d], self.0.weights[j], row);
                 }
             }
         })?;

@@ -6,17 +6,16 @@ mod cross_entropy;
 mod linear;
 mod mixture;
 mod norm;
-mod simd;
 mod swiglu;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 
+pub use crate::simd::exp;
 pub use attention::{Heads, attention};
 pub use cross_entropy::cross_entropy;
 pub use linear::linear;
 pub use mixture::{Mixture, embed};
 pub use norm::rms_norm;
-pub use simd::exp;
 pub use swiglu::swiglu;
 
 /// Whether the fused passes apply to a tensor.

@@ -2,8 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor};
 
-use super::simd::{self, Kernel, dot};
 use super::{elements, fused};
+use crate::simd::{self, Kernel, dot};
 
 /// w * x / sqrt(mean(x^2) + eps) over the last dimension: x `[M, D]`, w of D elements.
 ///
@@ -27,6 +27,8 @@ struct Forward<'a> {
 }
 
 impl Kernel for Forward<'_> {
+    type Found = ();
+
     #[inline(always)]
     fn run(self) {
         let d = self.w.len();
@@ -49,6 +51,8 @@ struct Backward<'a> {
 }
 
 impl Kernel for Backward<'_> {
+    type Found = ();
+
     #[inline(always)]
     fn run(self) {
         let d = self.w.len();

@@ -2,8 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::simd::{self, Kernel, exp};
 use super::{elements, fused};
+use crate::simd::{self, Kernel, exp};
 
 /// silu(gate) * up, element by element; both `[M, F]`.
 ///
@@ -22,6 +22,8 @@ struct Forward<'a> {
 }
 
 impl Kernel for Forward<'_> {
+    type Found = ();
+
     #[inline(always)]
     fn run(self) {
         for ((out, g), u) in self.out.iter_mut().zip(self.gate).zip(self.up) {
@@ -39,6 +41,8 @@ struct Backward<'a> {
 }
 
 impl Kernel for Backward<'_> {
+    type Found = ();
+
     #[inline(always)]
     fn run(self) {
         let outs = self.d_gate.iter_mut().zip(self.d_up.iter_mut());
