@@ -109,3 +109,71 @@ pub(crate) fn axpy(to: &mut [f32], a: f32, x: &[f32]) {
         *t += a * x;
     }
 }
+
+/// RMSNorm of rows of `w.len()` values: w * x / sqrt(mean(x^2) + eps).
+pub(crate) struct RmsNorm<'a> {
+    pub x: &'a [f32],
+    pub w: &'a [f32],
+    pub eps: f32,
+    pub out: &'a mut [f32],
+}
+
+impl Kernel for RmsNorm<'_> {
+    type Found = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let d = self.w.len();
+        for (x, out) in self.x.chunks_exact(d).zip(self.out.chunks_exact_mut(d)) {
+            let scale = 1.0 / (dot(x, x) / d as f32 + self.eps).sqrt();
+            for (out, (x, w)) in out.iter_mut().zip(x.iter().zip(self.w)) {
+                *out = x * scale * w;
+            }
+        }
+    }
+}
+
+/// silu(gate) * up.
+pub(crate) struct SwiGlu<'a> {
+    pub gate: &'a [f32],
+    pub up: &'a [f32],
+    pub out: &'a mut [f32],
+}
+
+impl Kernel for SwiGlu<'_> {
+    type Found = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for ((out, g), u) in self.out.iter_mut().zip(self.gate).zip(self.up) {
+            *out = g / (1.0 + exp(-g)) * u;
+        }
+    }
+}
+
+/// Heads `[heads, h]` of one row turned by the row's angles `[h/2]`: component i is paired with i + h/2.
+pub(crate) struct Rotate<'a> {
+    pub x: &'a [f32],
+    pub cos: &'a [f32],
+    pub sin: &'a [f32],
+    pub out: &'a mut [f32],
+}
+
+impl Kernel for Rotate<'_> {
+    type Found = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let half = self.cos.len();
+        for (x, out) in self.x.chunks_exact(2 * half).zip(self.out.chunks_exact_mut(2 * half)) {
+            let ((a, b), (left, right)) = (x.split_at(half), out.split_at_mut(half));
+            let angles = self.cos.iter().zip(self.sin);
+            for (((left, right), (a, b)), (cos, sin)) in
+                left.iter_mut().zip(right).zip(a.iter().zip(b)).zip(angles)
+            {
+                *left = a * cos - b * sin;
+                *right = b * cos + a * sin;
+            }
+        }
+    }
+}

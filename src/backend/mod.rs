@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{Result, Storage, Tensor};
+use candle_core::{Result, Tensor};
 
 use crate::engine::batch::{
     AdapterId, Backend, BackendError, PrefixId, Segment, SlotId, StepBatch, StepOutput,
 };
 use crate::engine::variant::AdapterLoader;
 use crate::model::adapters::{Adapters, PackedLoader};
+use crate::model::host;
 use crate::model::kv::Slots;
 use crate::model::loader::Weights;
 use crate::model::{ModelConfig, ModelError, ModelSource, Transformer};
@@ -195,7 +196,8 @@ impl CandleBackend {
             let rows = chunk * head_rows..chunk * head_rows + sampling.len();
             let hidden = hidden.narrow(0, rows.start, rows.len())?;
             let logits = self.model.logits(&hidden, &adapters.within(&rows))?;
-            let rows = with_f32(&logits, |logits| candidates::candidates(logits, mask_id, top_k, sampling))?;
+            let rows =
+                host::read(&logits, |logits| candidates::candidates(logits, mask_id, top_k, sampling))?;
             for row in rows {
                 match row {
                     Ok(row) => output.push_row(row.guess, row.top),
@@ -284,19 +286,6 @@ fn row_of(batch: &StepBatch, slot: SlotId, position: usize) -> Option<usize> {
 fn row_sampling(segment: &Segment) -> impl Iterator<Item = Option<RowSampling<'_>>> {
     let sampling = segment.sampling.as_ref();
     segment.targets.clone().map(move |position| sampling.map(|sampling| RowSampling { sampling, position }))
-}
-
-/// The f32 values of a contiguous tensor, without a copy where they are in host memory.
-fn with_f32<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
-    let tensor = tensor.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => {
-            let start = layout.start_offset();
-            Ok(read(&storage.as_slice::<f32>()?[start..start + layout.shape().elem_count()]))
-        }
-        _ => Ok(read(&tensor.flatten_all()?.to_vec1::<f32>()?)),
-    }
 }
 
 fn forward_error(error: candle_core::Error) -> BackendError {

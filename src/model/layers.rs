@@ -2,10 +2,12 @@
 
 use candle_core::{D, Device, Result, Tensor};
 
+use super::host;
 use super::loader::Weights;
 use super::product::Packed;
 use super::stored::Stored;
 use super::{ModelConfig, ModelError};
+use crate::simd;
 
 /// y = x W^T + b.
 #[derive(Debug)]
@@ -78,7 +80,18 @@ impl RmsNorm {
     /// # Errors
     /// The device fails.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        candle_nn::ops::rms_norm(x, &self.weight, self.eps)
+        if !x.device().is_cpu() {
+            return candle_nn::ops::rms_norm(x, &self.weight, self.eps);
+        }
+        let (shape, eps) = (x.shape(), self.eps);
+        host::read(x, |x| {
+            host::read(&self.weight, |w| {
+                host::fill(shape, w.len(), |first, out| {
+                    let x = &x[first * w.len()..][..out.len()];
+                    simd::run(simd::RmsNorm { x, w, eps, out });
+                })
+            })
+        })??
     }
 }
 
@@ -127,7 +140,24 @@ impl Rotary {
 /// # Errors
 /// The device fails.
 pub fn rotate(x: &Tensor, (cos, sin): &(Tensor, Tensor)) -> Result<Tensor> {
-    candle_nn::rotary_emb::rope_thd(&x.unsqueeze(0)?, cos, sin)?.squeeze(0)
+    if !x.device().is_cpu() {
+        return candle_nn::rotary_emb::rope_thd(&x.unsqueeze(0)?, cos, sin)?.squeeze(0);
+    }
+    let shape = x.shape();
+    let (_, heads, head) = x.dims3()?;
+    let (width, half) = (heads * head, head / 2);
+    host::read(x, |x| {
+        host::read(cos, |cos| {
+            host::read(sin, |sin| {
+                host::fill(shape, width, |first, out| {
+                    for (row, out) in (first..).zip(out.chunks_exact_mut(width)) {
+                        let (x, angles) = (&x[row * width..][..width], row * half..(row + 1) * half);
+                        simd::run(simd::Rotate { x, cos: &cos[angles.clone()], sin: &sin[angles], out });
+                    }
+                })
+            })
+        })
+    })???
 }
 
 /// Soft-max attention without a mask: every query sees every key.
@@ -198,7 +228,19 @@ impl Embedding {
 /// # Errors
 /// The device fails.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    candle_nn::ops::silu(gate)? * up
+    if !gate.device().is_cpu() {
+        return candle_nn::ops::silu(gate)? * up;
+    }
+    let shape = gate.shape();
+    let width = gate.dim(D::Minus1)?;
+    host::read(gate, |gate| {
+        host::read(up, |up| {
+            host::fill(shape, width, |first, out| {
+                let (gate, up) = (&gate[first * width..][..out.len()], &up[first * width..][..out.len()]);
+                simd::run(simd::SwiGlu { gate, up, out });
+            })
+        })
+    })??
 }
 
 /// x `[rows, heads * h]` → `[rows, heads, h]`.

@@ -5,6 +5,7 @@ pub mod bundled;
 pub mod checkpoint;
 pub mod config;
 pub mod gguf;
+pub mod host;
 pub mod inventory;
 pub mod kv;
 pub mod layers;

@@ -17,7 +17,13 @@ pub(super) struct Columns<'a> {
 // SAFETY: it is a `&mut` to memory that nobody else has (`Output::columns`).
 unsafe impl Send for Columns<'_> {}
 
-impl Columns<'_> {
+impl<'a> Columns<'a> {
+    /// The first panels of a matrix `[rows]` of whole rows of panels.
+    pub fn of<const WIDE: usize>(rows: &'a mut [[[f32; PANEL]; WIDE]], panels: usize) -> Self {
+        assert!((1..=WIDE).contains(&panels), "panels of this matrix");
+        let first = rows.as_mut_ptr().cast();
+        Columns { first, stride: WIDE * PANEL, rows: rows.len(), panels, memory: PhantomData }
+    }
     /// Some of the rows, as long as nobody uses all of them.
     pub fn rows(&mut self, rows: Range<usize>) -> Columns<'_> {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "rows of this matrix");

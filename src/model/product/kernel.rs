@@ -53,6 +53,15 @@ impl Kernel {
         }
     }
 
+    /// Rows of a tile where all tiles are to have as many, and two panels' sums still have registers.
+    pub fn short_tile(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx | Self::Avx512Bf16 | Self::Avx512 => 8,
+            _ => 4,
+        }
+    }
+
     /// A tile `[inputs][height]` times the weights `[inputs][PANEL]` of one or two panels, into that many panels' columns
     /// `[height]`; `onto` what is there, or instead of it.
     pub fn multiply(self, tile: &[f32], weights: &[&[[f32; PANEL]]], to: Columns, onto: bool) {

@@ -11,6 +11,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+pub mod attention;
 mod blocks;
 mod columns;
 mod kernel;

@@ -19,28 +19,6 @@ pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
 
 struct RmsNorm(f32);
 
-struct Forward<'a> {
-    x: &'a [f32],
-    w: &'a [f32],
-    eps: f32,
-    out: &'a mut [f32],
-}
-
-impl Kernel for Forward<'_> {
-    type Found = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let d = self.w.len();
-        for (x, out) in self.x.chunks_exact(d).zip(self.out.chunks_exact_mut(d)) {
-            let scale = 1.0 / (dot(x, x) / d as f32 + self.eps).sqrt();
-            for (out, (x, w)) in out.iter_mut().zip(x.iter().zip(self.w)) {
-                *out = x * scale * w;
-            }
-        }
-    }
-}
-
 struct Backward<'a> {
     x: &'a [f32],
     w: &'a [f32],
@@ -88,7 +66,7 @@ impl CustomOp2 for RmsNorm {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, w) = (elements(x, xl)?, elements(w, wl)?);
         let mut out = vec![0f32; x.len()];
-        simd::run(Forward { x, w, eps: self.0, out: &mut out });
+        simd::run(simd::RmsNorm { x, w, eps: self.0, out: &mut out });
         Ok((CpuStorage::F32(out), xl.shape().clone()))
     }
 

@@ -15,23 +15,6 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 
 struct SwiGlu;
 
-struct Forward<'a> {
-    gate: &'a [f32],
-    up: &'a [f32],
-    out: &'a mut [f32],
-}
-
-impl Kernel for Forward<'_> {
-    type Found = ();
-
-    #[inline(always)]
-    fn run(self) {
-        for ((out, g), u) in self.out.iter_mut().zip(self.gate).zip(self.up) {
-            *out = g / (1.0 + exp(-g)) * u;
-        }
-    }
-}
-
 struct Backward<'a> {
     gate: &'a [f32],
     up: &'a [f32],
@@ -68,7 +51,7 @@ impl CustomOp2 for SwiGlu {
     ) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (elements(g, gl)?, elements(u, ul)?);
         let mut out = vec![0f32; gate.len()];
-        simd::run(Forward { gate, up, out: &mut out });
+        simd::run(simd::SwiGlu { gate, up, out: &mut out });
         Ok((CpuStorage::F32(out), gl.shape().clone()))
     }
 

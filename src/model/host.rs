@@ -1,0 +1,40 @@
+//! Tensors in host memory, as slices.
+
+use candle_core::{Device, Result, Shape, Storage, Tensor};
+use rayon::prelude::*;
+
+/// Values of a piece of work: with fewer, waking another thread costs more than it saves.
+const PIECE: usize = 1 << 15;
+
+/// The f32 values of a tensor, without a copy where they are contiguous in host memory.
+///
+/// # Errors
+/// They are no f32, or the device fails.
+pub fn read<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => {
+            let start = layout.start_offset();
+            Ok(read(&storage.as_slice::<f32>()?[start..start + layout.shape().elem_count()]))
+        }
+        _ => Ok(read(&tensor.flatten_all()?.to_vec1::<f32>()?)),
+    }
+}
+
+/// A tensor of rows of `width` values. `fill` is given the number of a row and it and some that follow, on several threads
+/// where that is worth it.
+///
+/// # Errors
+/// The shape has no such rows.
+pub fn fill(shape: &Shape, width: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Result<Tensor> {
+    let mut values = vec![0.0; shape.elem_count()];
+    let rows = (PIECE / width).max(1);
+    if values.len() < 2 * PIECE {
+        fill(0, &mut values);
+    } else {
+        let pieces = values.par_chunks_mut(rows * width).enumerate();
+        pieces.for_each(|(piece, values)| fill(piece * rows, values));
+    }
+    Tensor::from_vec(values, shape, &Device::Cpu)
+}
