@@ -16,8 +16,9 @@ use crate::engine::batch::{
 use crate::engine::variant::AdapterLoader;
 use crate::model::adapters::{Adapters, PackedLoader};
 use crate::model::host;
-use crate::model::kv::Slots;
+use crate::model::kv::slots::{Segmented, Slots};
 use crate::model::loader::Weights;
+use crate::model::transformer::Pass;
 use crate::model::{ModelConfig, ModelError, ModelSource, Transformer};
 use candidates::RowSampling;
 use device::{DeviceChoice, Placement};
@@ -116,8 +117,18 @@ impl CandleBackend {
 
     /// All layers.
     fn forward(&mut self, batch: &StepBatch) -> Result<Tensor> {
+        let hidden = self.model.embed(batch)?;
+        let hidden = self.layers_of(batch, hidden, 0..self.config().layers)?;
+        self.model.finish(&hidden)
+    }
+
+    /// Some layers over hidden rows.
+    fn layers_of(&mut self, batch: &StepBatch, hidden: Tensor, layers: Range<usize>) -> Result<Tensor> {
         self.adapters.receive();
-        self.model.forward(batch, &self.slots, &self.adapters.rows(batch)?)
+        let memory = &Segmented { segments: &batch.segments, slots: &self.slots };
+        let adapters = &self.adapters.rows(batch)?;
+        let pass = Pass { positions: self.model.positions(batch)?, memory, adapters };
+        self.model.run(hidden, &pass, layers)
     }
 
     /// Of the final hidden rows those from which the logits of the targets are read, `[needed, D]`.
@@ -173,9 +184,7 @@ impl CandleBackend {
             Some(hidden) => hidden,
             None => return Err(candle_core::Error::msg("a step goes on that was not begun")),
         };
-        self.adapters.receive();
-        let adapters = self.adapters.rows(batch)?;
-        let hidden = self.model.run(hidden, batch, &self.slots, &adapters, layers.clone())?;
+        let hidden = self.layers_of(batch, hidden, layers.clone())?;
         if layers.end < self.config().layers {
             self.parked = slot.map(|slot| (slot, hidden));
             return Ok(None);

@@ -13,7 +13,7 @@ pub use adapter::AdapterReport;
 use crate::decode::Attention;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::inventory::{Inventory, wanted};
-use crate::model::kv::Slots;
+use crate::model::kv::slots::Slots;
 use crate::model::lora;
 use crate::model::marker::Marker;
 use crate::model::product::Holding;

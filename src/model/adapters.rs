@@ -160,6 +160,16 @@ impl Adapters {
     }
 }
 
+/// What the adapters of a pass's rows do beside a module.
+pub trait Adapt {
+    /// Add to y `[rows, out]`, what a module made of x `[rows, in]` and nobody else holds, what the rows' adapters say. Returns
+    /// how many adapters that were, too.
+    ///
+    /// # Errors
+    /// The device fails.
+    fn add(&self, part: Part, x: &Tensor, y: Tensor) -> Result<(Tensor, u64)>;
+}
+
 /// Rows of a pass by their adapters: per adapter its runs of rows, ascending. Rows of no adapter are not named.
 #[derive(Debug)]
 pub struct AdapterRows<'a>(Vec<(&'a PackedAdapter, Vec<Range<usize>>)>);
@@ -174,13 +184,10 @@ impl AdapterRows<'_> {
         let clipped = self.0.iter().map(|(adapter, runs)| (*adapter, runs.iter().filter_map(clip).collect()));
         Self(clipped.filter(|(_, runs): &(_, Vec<_>)| !runs.is_empty()).collect())
     }
+}
 
-    /// Add to y `[rows, out]`, what a module made of x `[rows, in]`, what the rows' adapters say. Returns how many adapters
-    /// that were.
-    ///
-    /// # Errors
-    /// The device fails.
-    pub fn add(&self, part: Part, x: &Tensor, y: &Tensor) -> Result<u64> {
+impl Adapt for AdapterRows<'_> {
+    fn add(&self, part: Part, x: &Tensor, y: Tensor) -> Result<(Tensor, u64)> {
         let mut applied = 0;
         for (adapter, runs) in &self.0 {
             let Some(module) = &adapter.modules[part.index()] else { continue };
@@ -196,6 +203,6 @@ impl AdapterRows<'_> {
             }
             applied += 1;
         }
-        Ok(applied)
+        Ok((y, applied))
     }
 }

@@ -6,13 +6,13 @@ use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor};
 
-use super::adapters::AdapterRows;
-use super::kv::Slots;
-use super::layers::{Embedding, Linear, RmsNorm, Rotary, attend, rotate, split_heads, swiglu};
+use super::adapters::Adapt;
+use super::kv::Attend;
+use super::layers::{Embedding, Linear, RmsNorm, Rotary, rotate, split_heads, swiglu};
 use super::loader::Weights;
 use super::names::{Names, Part};
 use super::{ModelConfig, ModelError};
-use crate::engine::batch::{Segment, StepBatch};
+use crate::engine::batch::StepBatch;
 
 #[derive(Debug)]
 struct Layer {
@@ -49,6 +49,16 @@ impl Layer {
             down: Linear::load(weights, &at(names.down), [width, mlp], false)?,
         })
     }
+}
+
+/// What a pass is told beside its hidden rows.
+pub struct Pass<'a> {
+    /// The canvas position of each row, `[rows]` (u32).
+    pub positions: Tensor,
+    /// Where K/V are written and read.
+    pub memory: &'a dyn Attend,
+    /// The rows' adapters.
+    pub adapters: &'a dyn Adapt,
 }
 
 /// A loaded model.
@@ -109,21 +119,10 @@ impl Transformer {
     }
 
     /// A module over all rows, and beside it the rows' adapters.
-    fn linear(&self, linear: &Linear, part: Part, x: &Tensor, adapters: &AdapterRows) -> Result<Tensor> {
-        let y = linear.forward(x)?;
-        let calls = 1 + adapters.add(part, x, &y)?;
-        self.linear_calls.set(self.linear_calls.get() + calls);
+    fn linear(&self, linear: &Linear, part: Part, x: &Tensor, adapters: &dyn Adapt) -> Result<Tensor> {
+        let (y, applied) = adapters.add(part, x, linear.forward(x)?)?;
+        self.linear_calls.set(self.linear_calls.get() + 1 + applied);
         Ok(y)
-    }
-
-    /// Run all layers over the packed rows, of which some go through adapters; K/V of every window are written into its slot.
-    /// Returns the final normed hidden rows `[rows, D]`.
-    ///
-    /// # Errors
-    /// A slot is not open, an id or a position is out of range, or the device fails.
-    pub fn forward(&self, batch: &StepBatch, slots: &Slots, adapters: &AdapterRows) -> Result<Tensor> {
-        let x = self.embed(batch)?;
-        self.finish(&self.run(x, batch, slots, adapters, 0..self.layers.len())?)
     }
 
     /// Run some layers over hidden rows `[rows, D]`; K/V of every window are written into its slot. Which rows share a
@@ -131,23 +130,17 @@ impl Transformer {
     ///
     /// # Errors
     /// A slot is not open, a position is out of range, or the device fails.
-    pub fn run(
-        &self,
-        x: Tensor,
-        batch: &StepBatch,
-        slots: &Slots,
-        adapters: &AdapterRows,
-        layers: Range<usize>,
-    ) -> Result<Tensor> {
+    pub fn run(&self, x: Tensor, pass: &Pass, layers: Range<usize>) -> Result<Tensor> {
+        let adapters = pass.adapters;
         let mut x = x;
-        let angles = self.rotary.at(&self.positions(batch)?)?;
+        let angles = self.rotary.at(&pass.positions)?;
         for (number, layer) in self.layers.iter().enumerate().take(layers.end).skip(layers.start) {
             let y = layer.norm1.forward(&x)?;
             let heads = |linear, part, count| split_heads(&self.linear(linear, part, &y, adapters)?, count);
             let q = rotate(&heads(&layer.q, Part::Q(number), self.config.heads)?, &angles)?;
             let k = rotate(&heads(&layer.k, Part::K(number), self.config.kv_heads)?, &angles)?;
             let v = heads(&layer.v, Part::V(number), self.config.kv_heads)?;
-            let mixed = attend_segments(&batch.segments, slots, number, (&q, &k, &v))?;
+            let mixed = pass.memory.attend(number, (&q, &k, &v))?;
             x = (x + self.linear(&layer.o, Part::O(number), &mixed, adapters)?)?;
             let y = layer.norm2.forward(&x)?;
             let gate = self.linear(&layer.gate, Part::Gate(number), &y, adapters)?;
@@ -169,7 +162,7 @@ impl Transformer {
     ///
     /// # Errors
     /// The device fails.
-    pub fn logits(&self, hidden: &Tensor, adapters: &AdapterRows) -> Result<Tensor> {
+    pub fn logits(&self, hidden: &Tensor, adapters: &dyn Adapt) -> Result<Tensor> {
         self.linear(&self.head, Part::Head, hidden, adapters)
     }
 
@@ -181,7 +174,11 @@ impl Transformer {
         self.embedding.mix((0..batch.rows()).map(|row| batch.row(row)), &self.device)
     }
 
-    fn positions(&self, batch: &StepBatch) -> Result<Tensor> {
+    /// The canvas positions of the packed rows, `[rows]` (u32).
+    ///
+    /// # Errors
+    /// A position is out of range, or the device fails.
+    pub fn positions(&self, batch: &StepBatch) -> Result<Tensor> {
         let positions = batch.segments.iter().flat_map(|segment| segment.window.clone());
         let positions = positions
             .map(|p| {
@@ -191,30 +188,4 @@ impl Transformer {
         let rows = positions.len();
         Tensor::from_vec(positions, rows, &self.device)
     }
-}
-
-/// Attention of one layer: all segments write their K/V, then each attends to its slot. q, k, v `[rows, heads, h]` →
-/// `[rows, H * h]`.
-fn attend_segments(
-    segments: &[Segment],
-    slots: &Slots,
-    layer: usize,
-    (q, k, v): (&Tensor, &Tensor, &Tensor),
-) -> Result<Tensor> {
-    let mut row = 0;
-    for segment in segments {
-        let rows = segment.window.len();
-        let slot = slots.get(segment.slot)?;
-        slot.write(layer, &segment.window, &k.narrow(0, row, rows)?, &v.narrow(0, row, rows)?)?;
-        row += rows;
-    }
-    row = 0;
-    let mut mixed = Vec::with_capacity(segments.len());
-    for segment in segments {
-        let rows = segment.window.len();
-        let (keys, values) = slots.get(segment.slot)?.read(layer, segment.visible)?;
-        mixed.push(attend(&q.narrow(0, row, rows)?, &keys, &values)?);
-        row += rows;
-    }
-    Tensor::cat(&mixed, 0)
 }

@@ -1,13 +1,15 @@
-//! K/V memory: one slot per running sequence, `[layers, 2, kv_heads, canvas, head_width]`, and copies of finished stretches
-//! of slots that are kept for other sequences.
+//! K/V in host memory: one slot per running sequence, `[layers, 2, kv_heads, canvas, head_width]`, and copies of finished
+//! stretches of slots that are kept for other sequences.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::ModelConfig;
-use crate::engine::batch::{PrefixId, SlotId};
+use super::Attend;
+use crate::engine::batch::{PrefixId, Segment, SlotId};
+use crate::model::ModelConfig;
+use crate::model::layers::attend;
 
 /// Keys and values of one layer of one slot or one kept stretch, each `[kv_heads, canvas, head_width]`; keys are already rotated.
 #[derive(Debug)]
@@ -169,4 +171,45 @@ impl Slots {
 
 fn not_open(id: SlotId) -> candle_core::Error {
     candle_core::Error::msg(format!("slot {id:?} is not open"))
+}
+
+/// Attention of the segments of one pass, each in its own slot.
+#[derive(Debug)]
+pub struct Segmented<'a> {
+    /// In row order.
+    pub segments: &'a [Segment],
+    /// Where their K/V are.
+    pub slots: &'a Slots,
+}
+
+impl Attend for Segmented<'_> {
+    fn attend(&self, layer: usize, qkv: (&Tensor, &Tensor, &Tensor)) -> Result<Tensor> {
+        attend_segments(self.segments, self.slots, layer, qkv)
+    }
+}
+
+/// Attention of one layer: all segments write their K/V, then each attends to its slot. q, k, v `[rows, heads, h]` →
+/// `[rows, H * h]`.
+fn attend_segments(
+    segments: &[Segment],
+    slots: &Slots,
+    layer: usize,
+    (q, k, v): (&Tensor, &Tensor, &Tensor),
+) -> Result<Tensor> {
+    let mut row = 0;
+    for segment in segments {
+        let rows = segment.window.len();
+        let slot = slots.get(segment.slot)?;
+        slot.write(layer, &segment.window, &k.narrow(0, row, rows)?, &v.narrow(0, row, rows)?)?;
+        row += rows;
+    }
+    row = 0;
+    let mut mixed = Vec::with_capacity(segments.len());
+    for segment in segments {
+        let rows = segment.window.len();
+        let (keys, values) = slots.get(segment.slot)?.read(layer, segment.visible)?;
+        mixed.push(attend(&q.narrow(0, row, rows)?, &keys, &values)?);
+        row += rows;
+    }
+    Tensor::cat(&mixed, 0)
 }
