@@ -226,9 +226,7 @@ impl Backend for CandleBackend {
     fn open_slot(&mut self, slot: SlotId, canvas: usize) -> std::result::Result<(), BackendError> {
         let bytes = self.bytes_per_position() * canvas;
         let Self { model, slots, .. } = self;
-        slots
-            .open(slot, model.config(), canvas, model.device())
-            .map_err(|_| BackendError::OutOfMemory { bytes })
+        slots.open(slot, model.config(), canvas).map_err(|_| BackendError::OutOfMemory { bytes })
     }
 
     fn close_slot(&mut self, slot: SlotId) {

@@ -160,24 +160,6 @@ pub fn rotate(x: &Tensor, (cos, sin): &(Tensor, Tensor)) -> Result<Tensor> {
     })???
 }
 
-/// Soft-max attention without a mask: every query sees every key.
-///
-/// q `[rows, H, h]`, k and v `[G, visible, h]` → `[rows, H * h]`; query head i reads key/value head i / (H / G).
-///
-/// # Errors
-/// The device fails.
-pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-    let (rows, heads, width) = q.dims3()?;
-    let groups = k.dim(0)?;
-    let share = heads / groups;
-    // The queries that share a key/value head become rows of one product.
-    let q = q.transpose(0, 1)?.contiguous()?.reshape((groups, share * rows, width))?;
-    let scale = 1.0 / (width as f64).sqrt();
-    let scores = (q.matmul(&k.t()?)? * scale)?;
-    let mixed = candle_nn::ops::softmax_last_dim(&scores)?.matmul(v)?;
-    mixed.reshape((heads, rows, width))?.transpose(0, 1)?.reshape((rows, heads * width))
-}
-
 /// The embedding table `[V, D]`, held as it was stored: a pass needs few of its rows.
 #[derive(Debug)]
 pub struct Embedding(Stored);

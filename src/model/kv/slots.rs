@@ -1,86 +1,34 @@
-//! K/V in host memory: one slot per running sequence, `[layers, 2, kv_heads, canvas, head_width]`, and copies of finished
-//! stretches of slots that are kept for other sequences.
+//! K/V in host memory: one slot per running sequence, and copies of finished stretches of slots that are kept for other
+//! sequences.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use super::Attend;
 use crate::engine::batch::{PrefixId, Segment, SlotId};
-use crate::model::ModelConfig;
-use crate::model::layers::attend;
-
-/// Keys and values of one layer of one slot or one kept stretch, each `[kv_heads, canvas, head_width]`; keys are already rotated.
-#[derive(Debug)]
-struct LayerKv {
-    keys: Tensor,
-    values: Tensor,
-}
+use crate::model::product::attention::{self, KeyValues, Seen};
+use crate::model::{ModelConfig, host};
 
 /// Memory of one sequence.
 #[derive(Debug)]
 pub struct Slot {
-    layers: Vec<LayerKv>,
+    /// Per layer; keys are already rotated. In a cell because a pass that reads other slots writes this one.
+    layers: Vec<RefCell<KeyValues>>,
     /// Shifted logits only: the final hidden row `[1, width]` left of the block, from the block's first step.
     pub left: Option<Tensor>,
-}
-
-impl Slot {
-    /// Write keys and values `[rows, kv_heads, head_width]` of a window.
-    ///
-    /// # Errors
-    /// The window is outside the canvas.
-    pub fn write(&self, layer: usize, window: &Range<usize>, keys: &Tensor, values: &Tensor) -> Result<()> {
-        let memory = &self.layers[layer];
-        memory.keys.slice_set(&keys.transpose(0, 1)?.contiguous()?, 1, window.start)?;
-        memory.values.slice_set(&values.transpose(0, 1)?.contiguous()?, 1, window.start)
-    }
-
-    /// Keys and values of the positions `[0, visible)`, each `[kv_heads, visible, head_width]`. No copy.
-    ///
-    /// # Errors
-    /// `visible` is beyond the canvas.
-    pub fn read(&self, layer: usize, visible: usize) -> Result<(Tensor, Tensor)> {
-        let memory = &self.layers[layer];
-        Ok((memory.keys.narrow(1, 0, visible)?, memory.values.narrow(1, 0, visible)?))
-    }
-}
-
-/// Zeros of this shape. On the CPU candle's own would end the process if there is no memory for them.
-fn reserve(shape: (usize, usize, usize), device: &Device) -> Result<Tensor> {
-    if !device.is_cpu() {
-        return Tensor::zeros(shape, DType::F32, device);
-    }
-    let count = [shape.1, shape.2].into_iter().try_fold(shape.0, usize::checked_mul);
-    let mut memory: Vec<f32> = Vec::new();
-    let reserved = count.and_then(|count| memory.try_reserve_exact(count).ok().map(|()| count));
-    memory.resize(reserved.ok_or_else(|| candle_core::Error::msg("no memory for K/V"))?, 0.0);
-    Tensor::from_vec(memory, shape, device)
 }
 
 /// What a slot held of some positions.
 #[derive(Debug)]
 struct Kept {
     start: usize,
-    layers: Vec<LayerKv>,
+    /// Per layer keys and values, each `[positions, kv_heads, head_width]`.
+    layers: Vec<(Vec<f32>, Vec<f32>)>,
     /// Shifted logits only: the final hidden row `[1, width]` of the last position.
     left: Option<Tensor>,
-}
-
-impl Kept {
-    fn of(slot: &Slot, stretch: &Range<usize>) -> Result<Self> {
-        let copy = |memory: &Tensor| {
-            let part = memory.narrow(1, stretch.start, stretch.len())?;
-            let own = reserve(part.dims3()?, part.device())?;
-            own.slice_set(&part.contiguous()?, 1, 0)?;
-            Ok::<_, candle_core::Error>(own)
-        };
-        let layers = slot.layers.iter();
-        let layers =
-            layers.map(|layer| Ok(LayerKv { keys: copy(&layer.keys)?, values: copy(&layer.values)? }));
-        Ok(Self { start: stretch.start, layers: layers.collect::<Result<_>>()?, left: slot.left.clone() })
-    }
 }
 
 /// All slots in use, and all that is kept of slots.
@@ -99,13 +47,10 @@ impl Slots {
     /// Reserve a slot.
     ///
     /// # Errors
-    /// The device has no memory for it.
-    pub fn open(&mut self, id: SlotId, config: &ModelConfig, canvas: usize, device: &Device) -> Result<()> {
-        let shape = (config.kv_heads, canvas, config.head_width());
-        let zeros = || reserve(shape, device);
-        let layers = (0..config.layers)
-            .map(|_| Ok(LayerKv { keys: zeros()?, values: zeros()? }))
-            .collect::<Result<Vec<_>>>()?;
+    /// There is no memory for it.
+    pub fn open(&mut self, id: SlotId, config: &ModelConfig, canvas: usize) -> Result<()> {
+        let reserve = |_| KeyValues::reserve(config.kv_heads, config.head_width(), canvas).map(RefCell::new);
+        let layers = (0..config.layers).map(reserve).collect::<Result<_>>()?;
         self.open.insert(id, Slot { layers, left: None });
         Ok(())
     }
@@ -126,8 +71,10 @@ impl Slots {
     /// # Errors
     /// The slot is not open, the stretch is outside its canvas, or there is no memory for it; nothing is kept then.
     pub fn keep(&mut self, prefix: PrefixId, slot: SlotId, stretch: &Range<usize>) -> Result<()> {
-        let kept = Kept::of(self.get(slot)?, stretch)?;
-        self.kept.insert(prefix, kept);
+        let slot = self.get(slot)?;
+        let layers = slot.layers.iter().map(|layer| layer.borrow().read(stretch.start, stretch.len()));
+        let layers = layers.collect::<Result<_>>()?;
+        self.kept.insert(prefix, Kept { start: stretch.start, layers, left: slot.left.clone() });
         Ok(())
     }
 
@@ -139,9 +86,8 @@ impl Slots {
         let unknown = || candle_core::Error::msg(format!("{prefix:?} is not kept"));
         let kept = self.kept.get(&prefix).ok_or_else(unknown)?;
         let slot = self.open.get_mut(&slot).ok_or_else(|| not_open(slot))?;
-        for (memory, copy) in std::iter::zip(&slot.layers, &kept.layers) {
-            memory.keys.slice_set(&copy.keys, 1, kept.start)?;
-            memory.values.slice_set(&copy.values, 1, kept.start)?;
+        for (layer, (keys, values)) in std::iter::zip(&mut slot.layers, &kept.layers) {
+            layer.get_mut().write(kept.start, keys, values)?;
         }
         slot.left.clone_from(&kept.left);
         Ok(())
@@ -183,33 +129,30 @@ pub struct Segmented<'a> {
 }
 
 impl Attend for Segmented<'_> {
-    fn attend(&self, layer: usize, qkv: (&Tensor, &Tensor, &Tensor)) -> Result<Tensor> {
-        attend_segments(self.segments, self.slots, layer, qkv)
+    fn attend(&self, layer: usize, (q, k, v): (&Tensor, &Tensor, &Tensor)) -> Result<Tensor> {
+        let (rows, heads, width) = q.dims3()?;
+        let of_row = k.dim(1)? * width;
+        let memories = self.segments.iter().map(|segment| Ok(&self.slots.get(segment.slot)?.layers[layer]));
+        let memories = memories.collect::<Result<Vec<_>>>()?;
+        host::read(k, |k| {
+            host::read(v, |v| {
+                let mut first = 0;
+                for (Segment { window, .. }, memory) in std::iter::zip(self.segments, &memories) {
+                    let values = first * of_row..(first + window.len()) * of_row;
+                    memory.borrow_mut().write(window.start, &k[values.clone()], &v[values])?;
+                    first += window.len();
+                }
+                Ok::<_, candle_core::Error>(())
+            })
+        })???;
+        let memories: Vec<_> = memories.into_iter().map(RefCell::borrow).collect();
+        let seen = std::iter::zip(self.segments, &memories).map(|(segment, memory)| Seen {
+            memory,
+            rows: segment.window.len(),
+            visible: segment.visible,
+        });
+        let seen: Vec<_> = seen.collect();
+        let mixed = host::read(q, |q| attention::attend(q, heads, &seen))??;
+        Tensor::from_vec(mixed, (rows, heads * width), &Device::Cpu)
     }
-}
-
-/// Attention of one layer: all segments write their K/V, then each attends to its slot. q, k, v `[rows, heads, h]` →
-/// `[rows, H * h]`.
-fn attend_segments(
-    segments: &[Segment],
-    slots: &Slots,
-    layer: usize,
-    (q, k, v): (&Tensor, &Tensor, &Tensor),
-) -> Result<Tensor> {
-    let mut row = 0;
-    for segment in segments {
-        let rows = segment.window.len();
-        let slot = slots.get(segment.slot)?;
-        slot.write(layer, &segment.window, &k.narrow(0, row, rows)?, &v.narrow(0, row, rows)?)?;
-        row += rows;
-    }
-    row = 0;
-    let mut mixed = Vec::with_capacity(segments.len());
-    for segment in segments {
-        let rows = segment.window.len();
-        let (keys, values) = slots.get(segment.slot)?.read(layer, segment.visible)?;
-        mixed.push(attend(&q.narrow(0, row, rows)?, &keys, &values)?);
-        row += rows;
-    }
-    Tensor::cat(&mixed, 0)
 }
