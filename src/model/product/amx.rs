@@ -10,8 +10,8 @@ use std::sync::LazyLock;
 
 use half::bf16;
 
-use super::PANEL;
 use super::columns::Columns;
+use super::{PANEL, Part};
 
 /// Rows of a tile.
 const ROWS: usize = 16;
@@ -22,6 +22,12 @@ const INPUTS: usize = 32;
 const TALLEST: usize = 2;
 /// Bytes of a tile.
 const TILE: usize = 1024;
+/// Bytes of rows in a part: beside the weights of two panels, what a second cache of 2 MiB holds.
+const BLOCK: usize = 1 << 20;
+/// Tiles of inputs in a part: fewer would write and read back sums too often.
+const DEEPEST: usize = 128;
+/// Bytes that rows are fetched ahead.
+const AHEAD: usize = 4096;
 
 /// Whether the processor has the unit and the system lets this process use it.
 pub(super) fn is_there() -> bool {
@@ -82,46 +88,62 @@ impl RowTiles {
         Self { tiles, depth, values }
     }
 
-    /// Whether all rows are multiplied at once.
-    pub fn is_one_group(&self) -> bool {
-        self.tiles <= TALLEST
+    /// Inputs and rows that are best worked on together: what of the rows stays in a core's second cache while panels
+    /// pass by.
+    pub fn parts(&self) -> Vec<Part> {
+        let groups = (BLOCK / (DEEPEST.min(self.depth) * TALLEST * TILE)).max(1);
+        let mut parts = Vec::new();
+        for start in (0..self.depth).step_by(DEEPEST) {
+            for first in (0..self.tiles).step_by(groups * TALLEST) {
+                let rows = first * ROWS..(first + groups * TALLEST).min(self.tiles) * ROWS;
+                parts.push(Part { inputs: start * INPUTS..(start + DEEPEST).min(self.depth) * INPUTS, rows });
+            }
+        }
+        parts
     }
 
-    /// Some inputs of all rows times the weights `[inputs / 2][PANEL]`, in pairs, of one or two panels, into those panels'
-    /// columns; `onto` what is there, or instead of it. The first of the inputs is `start`, a multiple of 32.
+    /// Some inputs of some rows times the weights `[inputs / 2][PANEL]`, in pairs, of one or two panels, into those panels'
+    /// columns of all rows; the first inputs' instead of what is there, the others' onto it.
     ///
     /// # Panics
     /// The sizes do not fit.
-    pub fn multiply(&self, start: usize, weights: &[&[[u32; PANEL]]], mut to: Columns, onto: bool) {
-        let steps = weights[0].len() * 2 / INPUTS;
+    pub fn multiply(&self, part: &Part, weights: &[&[[u32; PANEL]]], mut to: Columns) {
+        let Part { inputs, rows } = part;
         assert!(is_there(), "who has tiles has asked");
         assert!(
-            weights.len() == to.panels()
-                && weights.iter().all(|w| w.len() * 2 == steps * INPUTS)
-                && steps > 0,
-            "weights are of one panel or two, in whole tiles"
+            weights.len() == to.panels() && weights.iter().all(|w| w.len() * 2 == inputs.len()),
+            "weights are of one panel or two, and of these inputs"
         );
         assert!(
-            start.is_multiple_of(INPUTS)
-                && start / INPUTS + steps <= self.depth
+            !inputs.is_empty()
+                && [inputs.start, inputs.end].iter().all(|input| input.is_multiple_of(INPUTS))
+                && inputs.end <= self.depth * INPUTS
+                && rows.start.is_multiple_of(TALLEST * ROWS)
+                && rows.end <= self.tiles * ROWS
                 && to.height() == self.tiles * ROWS,
-            "the panels fit the rows"
+            "the part is of whole tiles of these rows"
         );
         // SAFETY: the unit is there.
         unsafe { configure() };
-        for (number, group) in self.values.chunks(TALLEST * self.depth * ROWS * INPUTS).enumerate() {
-            let height = TALLEST.min(self.tiles - number * TALLEST);
-            let first = number * TALLEST * ROWS;
+        for first in rows.clone().step_by(TALLEST * ROWS) {
+            let height = TALLEST.min(self.tiles - first / ROWS);
+            let group = &self.values[first * self.depth * INPUTS..][..height * ROWS * self.depth * INPUTS];
             let mut to = to.rows(first..first + height * ROWS);
+            let at: *const u8 = group[inputs.start * height * ROWS..].as_ptr().cast();
+            let weights_at: *const u8 = weights[0].as_ptr().cast();
             let step = Step {
-                rows: group[start * height * ROWS..].as_ptr().cast(),
-                weights: weights[0].as_ptr().cast(),
+                rows: at,
+                weights: weights_at,
                 second: weights[weights.len() - 1].as_ptr().cast(),
-                steps,
-                ahead: if number == 0 { TILE } else { 0 },
+                steps: inputs.len() / INPUTS,
+                next: if first == rows.start {
+                    weights_at.wrapping_add(weights.len() * inputs.len() * PANEL * size_of::<bf16>())
+                } else {
+                    at.wrapping_add(AHEAD)
+                },
                 stride: to.stride() * size_of::<f32>(),
                 to: to.first().cast(),
-                onto,
+                onto: inputs.start > 0,
             };
             // SAFETY: tiles are configured; the loop reads so many tiles of each panel's weights and `height` times as many
             // of rows, which all are in the slices (asserted above), and reads and writes the sums of these rows.
@@ -203,9 +225,9 @@ struct Step {
     /// Of the second panel.
     second: *const u8,
     steps: usize,
-    /// Bytes from one step to the next of the weights that are fetched into the cache for the panels that come after
-    /// these; 0 if they were already.
-    ahead: usize,
+    /// What is fetched into the cache meanwhile, as much as two tiles a step: for the first rows the weights of the panels
+    /// that come after these, which lie behind them; for others the rows themselves.
+    next: *const u8,
     /// Bytes from one row of sums to the next.
     stride: usize,
     to: *mut u8,
@@ -218,28 +240,23 @@ static NOTHING: [f32; 2 * PANEL] = [0.0; 2 * PANEL];
 /// The lines of a tile, for later.
 macro_rules! fetch {
     () => {
-        "prefetcht1 [{next}]\n prefetcht1 [{next} + 64]\n prefetcht1 [{next} + 128]\n prefetcht1 [{next} + 192]
-         prefetcht1 [{next} + 256]\n prefetcht1 [{next} + 320]\n prefetcht1 [{next} + 384]\n prefetcht1 [{next} + 448]
-         prefetcht1 [{next} + 512]\n prefetcht1 [{next} + 576]\n prefetcht1 [{next} + 640]\n prefetcht1 [{next} + 704]
-         prefetcht1 [{next} + 768]\n prefetcht1 [{next} + 832]\n prefetcht1 [{next} + 896]\n prefetcht1 [{next} + 960]
-         add {next}, {ahead}"
+        "prefetcht0 [{next}]\n prefetcht0 [{next} + 64]\n prefetcht0 [{next} + 128]\n prefetcht0 [{next} + 192]
+         prefetcht0 [{next} + 256]\n prefetcht0 [{next} + 320]\n prefetcht0 [{next} + 384]\n prefetcht0 [{next} + 448]
+         prefetcht0 [{next} + 512]\n prefetcht0 [{next} + 576]\n prefetcht0 [{next} + 640]\n prefetcht0 [{next} + 704]
+         prefetcht0 [{next} + 768]\n prefetcht0 [{next} + 832]\n prefetcht0 [{next} + 896]\n prefetcht0 [{next} + 960]
+         add {next}, 1024"
     };
 }
 
 /// The loop. Sums are tmm0 to tmm3, by rows; tmm4 and tmm5 hold rows, tmm6 and tmm7 weights of the panels.
 macro_rules! step {
-    ($name:ident, $panels:literal, $load:literal, $multiply:expr, $bytes:literal, $store:literal) => {
+    ($name:ident, $load:literal, $multiply:expr, $bytes:literal, $store:literal) => {
         /// # Safety
         /// Tiles are configured, and the memory is as large as the loop reads and writes.
         unsafe fn $name(&self) {
             // Where sums begin: with what is there, or with one row of zeros for all.
             let (from, from_stride) =
                 if self.onto { (self.to.cast_const(), self.stride) } else { (NOTHING.as_ptr().cast(), 0) };
-            let next = if self.ahead == 0 {
-                self.rows
-            } else {
-                self.weights.wrapping_add($panels * self.steps * TILE)
-            };
             // SAFETY: the caller's promise. No register but those named is touched, nor the stack.
             unsafe {
                 asm!(
@@ -256,8 +273,7 @@ macro_rules! step {
                     weights = inout(reg) self.weights => _,
                     second = inout(reg) self.second => _,
                     steps = inout(reg) self.steps => _,
-                    next = inout(reg) next => _,
-                    ahead = in(reg) self.ahead,
+                    next = inout(reg) self.next => _,
                     from = in(reg) from,
                     lower = in(reg) from.wrapping_add(ROWS * from_stride),
                     from_stride = in(reg) from_stride,
@@ -276,7 +292,6 @@ macro_rules! step {
 impl Step {
     step!(
         one_by_one,
-        1,
         "tileloadd tmm0, [{from} + {from_stride}*1]\n # not read: {lower}",
         concat!(
             "tileloadd tmm6, [{weights} + {line}*1]\n tileloadd tmm4, [{rows} + {line}*1]
@@ -288,7 +303,6 @@ impl Step {
     );
     step!(
         one_by_two,
-        2,
         "tileloadd tmm0, [{from} + {from_stride}*1]\n tileloadd tmm1, [{from} + {from_stride}*1 + 64]\n # not read: {lower}",
         concat!(
             "tileloadd tmm6, [{weights} + {line}*1]\n tileloadd tmm4, [{rows} + {line}*1]
@@ -302,7 +316,6 @@ impl Step {
     );
     step!(
         two_by_one,
-        1,
         "tileloadd tmm0, [{from} + {from_stride}*1]\n tileloadd tmm2, [{lower} + {from_stride}*1]",
         concat!(
             "tileloadd tmm6, [{weights} + {line}*1]\n tileloadd tmm4, [{rows} + {line}*1]
@@ -316,7 +329,6 @@ impl Step {
     );
     step!(
         two_by_two,
-        2,
         "tileloadd tmm0, [{from} + {from_stride}*1]\n tileloadd tmm1, [{from} + {from_stride}*1 + 64]
          tileloadd tmm2, [{lower} + {from_stride}*1]\n tileloadd tmm3, [{lower} + {from_stride}*1 + 64]",
         concat!(

@@ -63,7 +63,7 @@ impl KeyValues {
     pub fn write(&mut self, start: usize, keys: &[f32], values: &[f32]) -> Result<()> {
         let row = self.heads * self.width;
         let rows = keys.len() / row;
-        if keys.len() != values.len() || keys.len() % row != 0 || start + rows > self.canvas {
+        if keys.len() != values.len() || !keys.len().is_multiple_of(row) || start + rows > self.canvas {
             bail!("{rows} positions from {start} on are not within a canvas of {}", self.canvas);
         }
         let (of_keys, of_values) = self.head_sizes();
@@ -144,7 +144,7 @@ pub fn attend(q: &[f32], query_heads: usize, sequences: &[Seen]) -> Result<Vec<f
     let mut row = 0;
     for seen in sequences {
         let KeyValues { heads, canvas, width, .. } = *seen.memory;
-        if query_heads % heads != 0 || seen.visible > canvas || seen.visible == 0 {
+        if !query_heads.is_multiple_of(heads) || seen.visible > canvas || seen.visible == 0 {
             bail!("{query_heads} heads of queries on {heads} that see {} of {canvas}", seen.visible);
         }
         let queries = query_heads / heads * seen.rows;

@@ -20,6 +20,7 @@ mod quantized;
 mod tiles;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -94,6 +95,14 @@ impl Holding {
     }
 }
 
+/// What of the rows of a product is worked on at a time. Kernels without a use for it work on all.
+#[derive(Debug, Clone)]
+struct Part {
+    inputs: Range<usize>,
+    /// Up to a whole tile.
+    rows: Range<usize>,
+}
+
 /// A weight matrix, transposed and cut into panels of 16 outputs.
 pub struct Packed {
     inputs: usize,
@@ -151,14 +160,17 @@ impl Packed {
         let kernel = Kernel::of_this_processor();
         let x = self.panels.rows(kernel, x, self.inputs);
         let mut y = Output::new(rows, self.outputs);
-        let mut columns: Vec<_> = y.columns(PANELS).enumerate().collect();
-        let one = |(pair, to): (usize, Columns)| self.panels.multiply(kernel, pair * PANELS, &x, to);
-        if rows * self.inputs * self.outputs < WORTH_SHARING {
-            columns.into_iter().for_each(one);
-        } else {
-            // A task is a few panels: each passes over all rows while it lies in a core's cache.
-            let least = columns.len().div_ceil(8 * rayon::current_num_threads());
-            columns.par_drain(..).with_min_len(least).for_each(one);
+        for part in x.parts() {
+            let mut columns: Vec<_> = y.columns(PANELS).enumerate().collect();
+            let one =
+                |(pair, to): (usize, Columns)| self.panels.multiply(kernel, pair * PANELS, (&x, &part), to);
+            if rows * self.inputs * self.outputs < WORTH_SHARING {
+                columns.into_iter().for_each(one);
+            } else {
+                // A task is a few panels: each passes over all rows while it lies in a core's cache.
+                let least = columns.len().div_ceil(8 * rayon::current_num_threads());
+                columns.par_drain(..).with_min_len(least).for_each(one);
+            }
         }
         // SAFETY: each of the panels was multiplied with all rows.
         unsafe { y.finish() }

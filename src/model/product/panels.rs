@@ -11,12 +11,8 @@ use super::columns::Columns;
 use super::kernel::Kernel;
 use super::quantized::{Q4K, Q6K, Q8_0};
 use super::tiles::Tiles;
-use super::{CHUNK, PANEL, PANELS};
+use super::{CHUNK, PANEL, PANELS, Part};
 use crate::model::stored::{Format, Stored};
-
-/// The same for tiles of bf16, of which two panels' are half as large: as much as the first cache holds beside the rows.
-#[cfg(target_arch = "x86_64")]
-const TILE_CHUNK: usize = 512;
 
 /// `[panels][inputs]`, the inputs in blocks; what is missing to the last panel or block is 0.
 pub(super) enum Panels {
@@ -40,6 +36,18 @@ pub(super) enum Rows {
     Pairs(Tiles<u32>),
     #[cfg(target_arch = "x86_64")]
     Tiles(RowTiles),
+}
+
+impl Rows {
+    /// What of the rows is best worked on together, in the order in which it must be.
+    pub fn parts(&self) -> Vec<Part> {
+        match self {
+            // Their kernels cut a panel's inputs themselves.
+            Self::Singles(_) | Self::Pairs(_) => vec![Part { inputs: 0..0, rows: 0..0 }],
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles(rows) => rows.parts(),
+        }
+    }
 }
 
 impl Panels {
@@ -127,15 +135,15 @@ impl Panels {
         }
     }
 
-    /// All rows times one or two neighbouring panels, the first of which is `first`, into their columns.
-    pub fn multiply(&self, kernel: Kernel, first: usize, rows: &Rows, mut to: Columns) {
+    /// A part of all rows times one or two neighbouring panels, the first of which is `first`, into their columns.
+    pub fn multiply(&self, kernel: Kernel, first: usize, (rows, part): (&Rows, &Part), mut to: Columns) {
         match (self, rows) {
             (Self::F32 { inputs, values }, Rows::Singles(rows)) => {
                 let panels: Vec<_> =
                     values[first * inputs..].chunks_exact(*inputs).take(to.panels()).collect();
                 for start in (0..*inputs).step_by(CHUNK) {
-                    let part = start..(start + CHUNK).min(*inputs);
-                    let weights: Vec<_> = panels.iter().map(|panel| &panel[part.clone()]).collect();
+                    let chunk = start..(start + CHUNK).min(*inputs);
+                    let weights: Vec<_> = panels.iter().map(|panel| &panel[chunk.clone()]).collect();
                     multiply_chunk(kernel, start, &weights, rows, &mut to);
                 }
             }
@@ -146,13 +154,13 @@ impl Panels {
             (Self::Q4K(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, first, rows, to),
             (Self::Q6K(blocks), Rows::Singles(rows)) => blocks.multiply(kernel, first, rows, to),
             #[cfg(target_arch = "x86_64")]
-            (Self::Bf16(blocks), Rows::Tiles(rows)) => blocks.multiply_tiles(first, rows, to),
+            (Self::Bf16(blocks), Rows::Tiles(rows)) => blocks.multiply_tiles(first, (rows, part), to),
             #[cfg(target_arch = "x86_64")]
-            (Self::Q8_0(blocks), Rows::Tiles(rows)) => blocks.widen_to_tiles(kernel, first, rows, to),
+            (Self::Q8_0(blocks), Rows::Tiles(rows)) => blocks.widen_to_tiles(kernel, first, (rows, part), to),
             #[cfg(target_arch = "x86_64")]
-            (Self::Q4K(blocks), Rows::Tiles(rows)) => blocks.widen_to_tiles(kernel, first, rows, to),
+            (Self::Q4K(blocks), Rows::Tiles(rows)) => blocks.widen_to_tiles(kernel, first, (rows, part), to),
             #[cfg(target_arch = "x86_64")]
-            (Self::Q6K(blocks), Rows::Tiles(rows)) => blocks.widen_to_tiles(kernel, first, rows, to),
+            (Self::Q6K(blocks), Rows::Tiles(rows)) => blocks.widen_to_tiles(kernel, first, (rows, part), to),
             _ => unreachable!("rows are as the weights want them"),
         }
     }
@@ -216,50 +224,39 @@ impl<B: Block> Blocks<B> {
         self.blocks[first * self.of_panel..].chunks_exact(self.of_panel).take(count)
     }
 
-    /// Call `multiply` with the weights of some panels, chunk by chunk of so many inputs: where the chunk starts, and each
-    /// panel's weights, which `widen` wrote `[ITEMS][PANEL]`.
-    fn in_chunks<T: Copy + Default, const ITEMS: usize>(
-        &self,
-        (first, count): (usize, usize),
-        widen: impl Fn(&B, &mut [[T; PANEL]]),
-        mut multiply: impl FnMut(usize, &[&[[T; PANEL]]]),
-    ) {
-        let of_block = B::INPUTS * ITEMS / CHUNK;
-        let mut items = [[[T::default(); PANEL]; ITEMS]; PANELS];
+    fn multiply(&self, kernel: Kernel, first: usize, rows: &Tiles<f32>, mut to: Columns) {
+        let mut wide = [[[0.0; PANEL]; CHUNK]; PANELS];
+        let panels = to.panels();
         for start in (0..self.of_panel).step_by(CHUNK / B::INPUTS) {
             let blocks = start..self.of_panel.min(start + CHUNK / B::INPUTS);
-            for (panel, items) in self.panels(first, count).zip(&mut items) {
-                for (block, items) in panel[blocks.clone()].iter().zip(items.chunks_exact_mut(of_block)) {
-                    widen(block, items);
+            for (panel, wide) in self.panels(first, panels).zip(&mut wide) {
+                for (block, wide) in panel[blocks.clone()].iter().zip(wide.chunks_exact_mut(B::INPUTS)) {
+                    kernel.widen(block, wide);
                 }
             }
-            let weights = items.each_ref().map(|items| &items[..blocks.len() * of_block]);
-            multiply(start * B::INPUTS, &weights[..count]);
+            let weights = wide.each_ref().map(|wide| &wide[..blocks.len() * B::INPUTS]);
+            multiply_chunk(kernel, start * B::INPUTS, &weights[..panels], rows, &mut to);
         }
-    }
-
-    fn multiply(&self, kernel: Kernel, first: usize, rows: &Tiles<f32>, mut to: Columns) {
-        self.in_chunks::<f32, CHUNK>(
-            (first, to.panels()),
-            |block, weights| kernel.widen(block, weights),
-            |start, weights| multiply_chunk(kernel, start, weights, rows, &mut to),
-        );
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 impl<B: Block> Blocks<B> {
-    fn widen_to_tiles(&self, kernel: Kernel, first: usize, rows: &RowTiles, mut to: Columns) {
-        let widen = |block: &B, pairs: &mut [[u32; PANEL]]| {
-            let mut weights = [[0.0; PANEL]; CHUNK];
-            let weights = &mut weights[..B::INPUTS];
-            kernel.widen(block, weights);
-            amx::pairs(weights, pairs);
-        };
-        self.in_chunks::<u32, { CHUNK / 2 }>((first, to.panels()), widen, |start, pairs| {
-            let all = to.height();
-            rows.multiply(start, pairs, to.rows(0..all), start > 0);
-        });
+    fn widen_to_tiles(&self, kernel: Kernel, first: usize, (rows, part): (&RowTiles, &Part), to: Columns) {
+        let blocks = part.inputs.start / B::INPUTS..part.inputs.end.div_ceil(B::INPUTS);
+        let mut wide = [[0.0; PANEL]; CHUNK];
+        let wide = &mut wide[..B::INPUTS];
+        // Of all panels, one after the other, so that what is behind the first is the second.
+        let of_panel = blocks.len() * B::INPUTS / 2;
+        let mut pairs = vec![[0; PANEL]; to.panels() * of_panel];
+        for (panel, pairs) in self.panels(first, to.panels()).zip(pairs.chunks_exact_mut(of_panel)) {
+            for (block, pairs) in panel[blocks.clone()].iter().zip(pairs.chunks_exact_mut(B::INPUTS / 2)) {
+                kernel.widen(block, wide);
+                amx::pairs(wide, pairs);
+            }
+        }
+        let weights: Vec<_> = pairs.chunks_exact(of_panel).collect();
+        rows.multiply(part, &weights, to);
     }
 }
 
@@ -276,16 +273,11 @@ impl Blocks<Pairs> {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn multiply_tiles(&self, first: usize, rows: &RowTiles, mut to: Columns) {
-        let panels: Vec<_> = self.panels(first, to.panels()).map(Pairs::words).collect();
-        // Only weights that more rows come for need to stay in the first cache.
-        let chunk = if rows.is_one_group() { panels[0].len() } else { TILE_CHUNK / 2 };
-        for start in (0..panels[0].len()).step_by(chunk) {
-            let part = start..panels[0].len().min(start + chunk);
-            let weights: Vec<_> = panels.iter().map(|panel| &panel[part.clone()]).collect();
-            let all = to.height();
-            rows.multiply(start * 2, &weights, to.rows(0..all), start > 0);
-        }
+    fn multiply_tiles(&self, first: usize, (rows, part): (&RowTiles, &Part), to: Columns) {
+        let pairs = part.inputs.start / 2..part.inputs.end / 2;
+        let panels = self.panels(first, to.panels());
+        let weights: Vec<_> = panels.map(|panel| &Pairs::words(panel)[pairs.clone()]).collect();
+        rows.multiply(part, &weights, to);
     }
 }
 
