@@ -21,19 +21,6 @@ ll.llama_model_default_params = plain
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name='__main__')";
 
-/// PyTorch's best product of bf16 matrices, in GFLOP/s.
-const PEAK: &str = "import sys, time, torch
-torch.set_num_threads(int(sys.argv[1]))
-dtype = getattr(torch, sys.argv[2])
-best = 0
-for rows in (256, 1024):
-    x, w = torch.randn(rows, 4096).to(dtype), torch.randn(4096, 4096).to(dtype)
-    for _ in range(12):
-        start = time.perf_counter()
-        torch.nn.functional.linear(x, w)
-        best = max(best, 2 * rows * 4096 * 4096 / (time.perf_counter() - start))
-print(best / 1e9)";
-
 /// Where the peers are.
 #[derive(Debug, Clone, Default)]
 pub struct Peers {
@@ -96,7 +83,8 @@ impl Peers {
     pub fn peak(&self, dtype: &str, threads: usize) -> Result<Option<f64>> {
         let Some(python) = &self.torch else { return Ok(None) };
         let mut command = Command::new(python);
-        command.args(["-c", PEAK, &threads.to_string(), dtype]);
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/torch_peak.py");
+        command.args([script, &threads.to_string(), dtype]);
         Ok(Some(output(command)?.trim().parse()?))
     }
 }

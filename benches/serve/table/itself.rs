@@ -128,7 +128,7 @@ pub fn peak(scene: &Scene<'_>, threads: usize) -> Result<()> {
             let counts = run(&server, &config, std::slice::from_ref(&work), 1)?.counts;
             Ok(operations / counts.refinement.ms() / 1e6)
         }),
-        Box::new(|| Ok(scene.peers.peak("bfloat16", threads)?.unwrap_or(f64::NAN))),
+        Box::new(|| Ok(scene.peers.peak("bf16", threads)?.unwrap_or(f64::NAN))),
         Box::new(kernel),
     ];
     let found = interleave(scene.flags.rounds, &mut sides)?;
