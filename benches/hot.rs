@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::ops::Range;
 use std::time::Duration;
 
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, criterion_group};
 use evotoken::backend::CandleBackend;
 use evotoken::backend::candidates::candidates;
 use evotoken::backend::device::DeviceChoice;
@@ -141,4 +141,10 @@ criterion_group! {
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
     targets = packed_step, attention, sampling, advance, schedule
 }
-criterion_main!(hot);
+
+fn main() {
+    // As the engine's thread does: one of the pool begins with its own share at once.
+    let _pool = rayon::ThreadPoolBuilder::new().use_current_thread().build();
+    hot();
+    Criterion::default().configure_from_args().final_summary();
+}

@@ -53,6 +53,8 @@ fn main() -> Result<()> {
     if std::env::var(THREADS).ok().as_deref() != Some(threads.to_string().as_str()) {
         return each(&[threads]);
     }
+    // As the engine's thread does: one of the pool begins with its own share at once.
+    let _pool = rayon::ThreadPoolBuilder::new().use_current_thread().build()?;
     let spans = spans::listen()?;
     let limits = Limits::measure(threads, flags.torch_python.as_deref())?;
     limits.print(threads);

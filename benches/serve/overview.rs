@@ -4,19 +4,16 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
-use crate::compare::{Sample, Side, interleave};
+use crate::compare::{Side, interleave};
 use crate::peers::Peers;
-use crate::work::{Run, Work, run};
+use crate::work::{COLUMNS, Work, cells, run};
 use crate::{Flags, start};
 
 /// Print a row per thread count and concurrency.
 pub fn print(flags: &Flags, peers: &Peers) -> Result<()> {
     let name = flags.model.as_ref().map_or("the bundled model".into(), |model| model.display().to_string());
     println!("## {name}, prompt {}, answer {}\n", usual(flags).prompt, usual(flags).answer);
-    println!(
-        "| threads | clients | tokens/s | ms a refresh | ms a refinement | ms a mixed tick | rows a tick | first block, ms |"
-    );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("| threads | clients | {COLUMNS} |\n|---|---|---|---|---|---|---|---|");
     for threads in &flags.threads {
         let (server, config) = start(flags.model.as_ref(), *threads, &[])?;
         let work = usual(flags);
@@ -27,40 +24,19 @@ pub fn print(flags: &Flags, peers: &Peers) -> Result<()> {
             for _ in 0..flags.rounds {
                 runs.push(run(&server, &config, &works, *clients)?);
             }
-            line(*threads, *clients, &runs);
+            println!("| {threads} | {clients} | {} |", cells(&runs));
         }
     }
     println!("\nMedians of {} rounds. A mixed tick carries refreshes and refinements.\n", flags.rounds);
     match &flags.model {
-        Some(model) => beside(flags, peers, model),
-        None => Ok(()),
+        Some(model) if flags.peers.is_some() => beside(flags, peers, model),
+        _ => Ok(()),
     }
 }
 
 /// The bundled model's answers are short.
 fn usual(flags: &Flags) -> Work {
     if flags.model.is_some() { Work::new(128, 128) } else { Work::new(32, 64) }
-}
-
-fn line(threads: usize, clients: usize, runs: &[Run]) {
-    let median = |of: &dyn Fn(&Run) -> f64| {
-        let mut sample = Sample::default();
-        runs.iter().for_each(|run| sample.push(of(run)));
-        sample.median()
-    };
-    let cell = |value: f64, digits: usize| match value.is_nan() {
-        true => "none".to_owned(),
-        false => format!("{value:.digits$}"),
-    };
-    println!(
-        "| {threads} | {clients} | {} | {} | {} | {} | {} | {} |",
-        cell(median(&Run::tokens_per_second), 1),
-        cell(median(&|run| run.counts.refresh.ms()), 2),
-        cell(median(&|run| run.counts.refinement.ms()), 2),
-        cell(median(&|run| run.counts.mixed.ms()), 2),
-        cell(median(&|run| run.counts.rows / run.counts.ticks), 0),
-        cell(median(&|run| 1e3 * run.firsts[run.firsts.len() / 2]), 1),
-    );
 }
 
 /// PyTorch and llama.cpp in turns with ours, one stream.

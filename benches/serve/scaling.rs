@@ -7,7 +7,7 @@ use evotoken::model::ModelConfig;
 
 use crate::compare::Sample;
 use crate::server::Server;
-use crate::work::{Run, Work, run};
+use crate::work::{COLUMNS, Work, cells, run};
 use crate::{Flags, adapters, start};
 use plot::Panel;
 
@@ -98,11 +98,7 @@ fn sweep(
     axis: Axis,
     names: &[String],
 ) -> Result<Vec<(f64, f64)>> {
-    println!(
-        "| {} | tokens/s | ms a refresh | ms a refinement | ms a mixed tick | rows a tick | first block, ms |",
-        axis.title()
-    );
-    println!("|---|---|---|---|---|---|---|");
+    println!("| {} | {COLUMNS} |\n|---|---|---|---|---|---|---|", axis.title());
     let mut points = Vec::new();
     let warm = Work::new(32, 32);
     run(server, config, &[warm], 1)?;
@@ -116,21 +112,10 @@ fn sweep(
         for _ in 0..flags.rounds {
             runs.push(run(server, config, &works, clients)?);
         }
-        let median = |of: &dyn Fn(&Run) -> f64| {
-            let mut sample = Sample::default();
-            runs.iter().for_each(|run| sample.push(of(run)));
-            sample.median()
-        };
-        let speed = median(&Run::tokens_per_second);
-        println!(
-            "| {value} | {speed:.1} | {:.1} | {:.1} | {:.1} | {:.0} | {:.0} |",
-            median(&|run| run.counts.refresh.ms()),
-            median(&|run| run.counts.refinement.ms()),
-            median(&|run| run.counts.mixed.ms()),
-            median(&|run| run.counts.rows / run.counts.ticks),
-            median(&|run| 1e3 * run.firsts[run.firsts.len() / 2]),
-        );
-        points.push((*value as f64, speed));
+        println!("| {value} | {} |", cells(&runs));
+        let mut speed = Sample::default();
+        runs.iter().for_each(|run| speed.push(run.tokens_per_second()));
+        points.push((*value as f64, speed.median()));
     }
     println!();
     Ok(points)

@@ -9,6 +9,7 @@ use evotoken::model::ModelConfig;
 use evotoken::rng;
 use serde_json::{Value, json};
 
+use crate::compare::Sample;
 use crate::server::{Counts, Server};
 
 /// One answer that is to be generated.
@@ -145,4 +146,29 @@ pub fn run(server: &Server, config: &ModelConfig, works: &[Work], clients: usize
     }
     firsts.sort_by(f64::total_cmp);
     Ok(Run { seconds, tokens, nfe, firsts, counts })
+}
+
+/// What [`cells`] are.
+pub const COLUMNS: &str =
+    "tokens/s | ms a refresh | ms a refinement | ms a mixed tick | rows a tick | first block, ms";
+
+/// Medians of some runs, as cells of a table.
+pub fn cells(runs: &[Run]) -> String {
+    let median = |of: &dyn Fn(&Run) -> f64, digits: usize| {
+        let mut sample = Sample::default();
+        runs.iter().map(of).filter(|value| !value.is_nan()).for_each(|value| sample.push(value));
+        match sample.median() {
+            none if none.is_nan() => "none".to_owned(),
+            median => format!("{median:.digits$}"),
+        }
+    };
+    [
+        median(&Run::tokens_per_second, 1),
+        median(&|run| run.counts.refresh.ms(), 1),
+        median(&|run| run.counts.refinement.ms(), 1),
+        median(&|run| run.counts.mixed.ms(), 1),
+        median(&|run| run.counts.rows / run.counts.ticks, 0),
+        median(&|run| 1e3 * run.firsts[run.firsts.len() / 2], 0),
+    ]
+    .join(" | ")
 }
