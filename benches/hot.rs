@@ -12,8 +12,8 @@ use evotoken::decode::{Attention, Boundary, CacheMode, DecodeParams, Method, Sta
 use evotoken::engine::batch::{Backend, SlotId, StepBatch, StepOutput};
 use evotoken::engine::scheduler::{self, Candidate};
 use evotoken::model::bundled;
-use evotoken::rng;
 use evotoken::model::product::attention::{KeyValues, Seen, attend};
+use evotoken::rng;
 
 /// The allocator of the programs.
 #[global_allocator]
@@ -90,7 +90,9 @@ fn attention(criterion: &mut Criterion) {
     for (rows, visible) in [(32, 256), (32, 2048), (256, 256)] {
         let q = noise(rows * 12 * 64);
         let mut memory = KeyValues::reserve(12, 64, visible).expect("a small memory");
-        memory.write(0, &noise(visible * 12 * 64), &noise(visible * 12 * 64)).expect("it has these positions");
+        memory
+            .write(0, &noise(visible * 12 * 64), &noise(visible * 12 * 64))
+            .expect("it has these positions");
         let seen = [Seen { memory: &memory, rows, visible }];
         group.bench_function(format!("{rows} rows see {visible}"), |b| {
             b.iter(|| attend(black_box(&q), 12, &seen).expect("shapes that fit"));
