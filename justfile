@@ -29,6 +29,10 @@ goldens DIR:
 openapi:
     EVOTOKEN_BLESS=1 cargo test --locked --test api description
 
+# Speed: the hot pieces, the metrics, and the server over HTTP with the bundled model.
+bench:
+    cargo bench --locked --bench hot --bench counting --bench serve
+
 # Abuse a release server for so many seconds, then see that it gave everything back.
 soak SECONDS="300":
     cargo build --release --locked

@@ -10,7 +10,7 @@ use crate::{rng, simd};
 
 /// What one row of logits says.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct RowCandidates {
+pub struct RowCandidates {
     /// Token to write.
     pub guess: Candidate,
     /// Best first; ties: lower id.
@@ -19,7 +19,7 @@ pub(super) struct RowCandidates {
 
 /// How to look at a row: what its sequence wants, for the row's position.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct RowSampling<'a> {
+pub struct RowSampling<'a> {
     /// The sequence's wishes.
     pub sampling: &'a Sampling,
     /// Canvas position of the row.
@@ -28,7 +28,7 @@ pub(super) struct RowSampling<'a> {
 
 /// `logits` is `[rows, vocab]` row-major, one entry of `sampling` per row. A row with a logit that is no finite number
 /// has no candidates; the error names the logit.
-pub(super) fn candidates(
+pub fn candidates(
     logits: &[f32],
     mask_id: u32,
     top_k: usize,

@@ -1,6 +1,6 @@
 //! The engine's [`Backend`] over candle: one forward pass over the packed rows, then candidates of the needed rows.
 
-mod candidates;
+pub mod candidates;
 pub mod device;
 mod filters;
 
@@ -205,8 +205,8 @@ impl CandleBackend {
             let rows = chunk * head_rows..chunk * head_rows + sampling.len();
             let hidden = hidden.narrow(0, rows.start, rows.len())?;
             let logits = self.model.logits(&hidden, &adapters.within(&rows))?;
-            let rows =
-                host::read(&logits, |logits| candidates::candidates(logits, mask_id, top_k, sampling))?;
+            let find = |logits: &[f32]| candidates::candidates(logits, mask_id, top_k, sampling);
+            let rows = tracing::trace_span!("candidates").in_scope(|| host::read(&logits, find))?;
             for row in rows {
                 match row {
                     Ok(row) => output.push_row(row.guess, row.top),

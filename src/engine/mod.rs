@@ -7,7 +7,7 @@ mod fault;
 mod long;
 mod prefix;
 pub mod reader;
-mod scheduler;
+pub mod scheduler;
 mod sequence;
 mod sharing;
 mod slots;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 /// What the scheduler knows of a running sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Candidate {
+pub struct Candidate {
     /// Rows its next step feeds in.
     pub rows: usize,
     /// The tick of its last step.
@@ -17,7 +17,7 @@ pub(super) struct Candidate {
 
 /// Who steps in a tick, as indices of candidates.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Turn {
+pub struct Turn {
     /// A whole step in one pass, ascending.
     pub whole: Vec<usize>,
     /// Some layers of a step that is longer than a tick.
@@ -31,7 +31,7 @@ pub(super) struct Turn {
 /// one at a time. If it cannot be cut it runs in a tick of its own. Of those that would compute the same prefix one steps,
 /// and the others wait for it. Nobody is overtaken twice by the same sequence, but by those that fit while it waits for its
 /// turn to be cut or for the prefix.
-pub(super) fn choose(candidates: &[Candidate], budget: usize, cut: bool) -> Turn {
+pub fn choose(candidates: &[Candidate], budget: usize, cut: bool) -> Turn {
     let mut order: Vec<usize> = (0..candidates.len()).collect();
     order.sort_by_key(|i| candidates[*i].last_tick);
     let under_way = order.iter().copied().find(|i| candidates[*i].long);

@@ -1,10 +1,13 @@
 //! The network over packed rows: a pre-norm transformer with RMSNorm, rotary positions and SwiGLU, without a causal
 //! mask. One network for all families; they differ in tensor names, biases, grouped heads and shift.
+//!
+//! Each phase of a pass runs in a span, to which `benches/profile` listens. A span without a listener costs a load.
 
 use std::cell::Cell;
 use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor};
+use tracing::trace_span;
 
 use super::adapters::Adapt;
 use super::kv::Attend;
@@ -120,6 +123,8 @@ impl Transformer {
 
     /// A module over all rows, and beside it the rows' adapters.
     fn linear(&self, linear: &Linear, part: Part, x: &Tensor, adapters: &dyn Adapt) -> Result<Tensor> {
+        let span = if part == Part::Head { trace_span!("head") } else { trace_span!("linear") };
+        let _entered = span.entered();
         let (y, applied) = adapters.add(part, x, linear.forward(x)?)?;
         self.linear_calls.set(self.linear_calls.get() + 1 + applied);
         Ok(y)
@@ -135,17 +140,22 @@ impl Transformer {
         let mut x = x;
         let angles = self.rotary.at(&pass.positions)?;
         for (number, layer) in self.layers.iter().enumerate().take(layers.end).skip(layers.start) {
-            let y = layer.norm1.forward(&x)?;
+            let y = trace_span!("norm").in_scope(|| layer.norm1.forward(&x))?;
             let heads = |linear, part, count| split_heads(&self.linear(linear, part, &y, adapters)?, count);
-            let q = rotate(&heads(&layer.q, Part::Q(number), self.config.heads)?, &angles)?;
-            let k = rotate(&heads(&layer.k, Part::K(number), self.config.kv_heads)?, &angles)?;
+            let q = heads(&layer.q, Part::Q(number), self.config.heads)?;
+            let k = heads(&layer.k, Part::K(number), self.config.kv_heads)?;
             let v = heads(&layer.v, Part::V(number), self.config.kv_heads)?;
+            let turn = || Ok::<_, candle_core::Error>((rotate(&q, &angles)?, rotate(&k, &angles)?));
+            let (q, k) = trace_span!("rotary").in_scope(turn)?;
             let mixed = pass.memory.attend(number, (&q, &k, &v))?;
-            x = (x + self.linear(&layer.o, Part::O(number), &mixed, adapters)?)?;
-            let y = layer.norm2.forward(&x)?;
+            let change = self.linear(&layer.o, Part::O(number), &mixed, adapters)?;
+            x = trace_span!("residual").in_scope(|| x + change)?;
+            let y = trace_span!("norm").in_scope(|| layer.norm2.forward(&x))?;
             let gate = self.linear(&layer.gate, Part::Gate(number), &y, adapters)?;
-            let gated = swiglu(&gate, &self.linear(&layer.up, Part::Up(number), &y, adapters)?)?;
-            x = (x + self.linear(&layer.down, Part::Down(number), &gated, adapters)?)?;
+            let up = self.linear(&layer.up, Part::Up(number), &y, adapters)?;
+            let gated = trace_span!("swiglu").in_scope(|| swiglu(&gate, &up))?;
+            let change = self.linear(&layer.down, Part::Down(number), &gated, adapters)?;
+            x = trace_span!("residual").in_scope(|| x + change)?;
         }
         Ok(x)
     }
@@ -155,7 +165,7 @@ impl Transformer {
     /// # Errors
     /// The device fails.
     pub fn finish(&self, x: &Tensor) -> Result<Tensor> {
-        self.final_norm.forward(x)
+        trace_span!("norm").in_scope(|| self.final_norm.forward(x))
     }
 
     /// Final hidden rows `[rows, D]`, of which some go through adapters → logits `[rows, V]`.
@@ -171,7 +181,8 @@ impl Transformer {
     /// # Errors
     /// An id is outside the vocabulary, or the device fails.
     pub fn embed(&self, batch: &StepBatch) -> Result<Tensor> {
-        self.embedding.mix((0..batch.rows()).map(|row| batch.row(row)), &self.device)
+        let rows = (0..batch.rows()).map(|row| batch.row(row));
+        trace_span!("embed").in_scope(|| self.embedding.mix(rows, &self.device))
     }
 
     /// The canvas positions of the packed rows, `[rows]` (u32).

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor};
+use tracing::trace_span;
 
 use super::Attend;
 use crate::engine::batch::{PrefixId, Segment, SlotId};
@@ -134,6 +135,7 @@ impl Attend for Segmented<'_> {
         let of_row = k.dim(1)? * width;
         let memories = self.segments.iter().map(|segment| Ok(&self.slots.get(segment.slot)?.layers[layer]));
         let memories = memories.collect::<Result<Vec<_>>>()?;
+        let writes = trace_span!("write").entered();
         host::read(k, |k| {
             host::read(v, |v| {
                 let mut first = 0;
@@ -145,6 +147,8 @@ impl Attend for Segmented<'_> {
                 Ok::<_, candle_core::Error>(())
             })
         })???;
+        drop(writes);
+        let _entered = trace_span!("attention").entered();
         let memories: Vec<_> = memories.into_iter().map(RefCell::borrow).collect();
         let seen = std::iter::zip(self.segments, &memories).map(|(segment, memory)| Seen {
             memory,
