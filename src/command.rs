@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Subcommand};
 use clap_complete::Shell;
 
-use crate::config::Flags;
+use crate::config::{self, Flags};
 use crate::inspect::Report;
 
 /// Time that a server gets to answer a probe, per operation on its connection.
@@ -27,7 +27,7 @@ pub enum Command {
     ///
     /// Ends with status 1 if it could not be served.
     Inspect {
-        /// Model folder, GGUF file, or PEFT LoRA folder
+        /// Model folder, GGUF file, PEFT LoRA folder, or a model's name on a hub, which is downloaded
         #[arg(value_name = "PATH")]
         path: PathBuf,
         /// As JSON
@@ -65,7 +65,7 @@ impl Command {
 }
 
 fn inspect(path: &Path, json: bool, out: &mut impl Write) -> io::Result<ExitCode> {
-    let report = Report::of(path);
+    let report = Report::of(path, &config::hub());
     if json {
         serde_json::to_writer_pretty(&mut *out, &report)?;
         writeln!(out)?;

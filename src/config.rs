@@ -1,6 +1,7 @@
 //! Settings: built-in defaults, then a TOML file, then the environment, then flags. The only module that reads them.
 
 mod flags;
+mod hub;
 mod sections;
 
 use std::collections::{HashMap, HashSet};
@@ -9,6 +10,7 @@ use config::{Config, Environment, File, FileFormat, Source};
 use serde::{Deserialize, Serialize};
 
 pub use flags::{Flags, NamedFolder};
+pub use hub::hub;
 pub use sections::{
     ApiKeys, EngineSettings, LimitSettings, LogFormat, LogSettings, ModelSettings, ServerSettings,
 };

@@ -18,7 +18,7 @@
 //!
 //! `candle` is named only in [`model`], [`backend`] and [`train`]; `axum` and `utoipa` only in [`api`] and
 //! `main`; `tokio` never in [`decode`], [`model`], [`backend`], [`train`] or the scheduler; the environment and
-//! settings files are read only in [`config`]. `tests/tidy.rs` keeps these rules.
+//! settings files are read only in [`config`]; `hf_hub` and `ureq` are named only in [`hub`]. `tests/tidy.rs` keeps these rules.
 //!
 //! # Words
 //!
@@ -44,6 +44,7 @@ pub mod config;
 pub mod decode;
 pub mod engine;
 pub mod guide;
+pub mod hub;
 pub mod inspect;
 pub mod model;
 pub mod rng;

@@ -13,8 +13,9 @@ use evotoken::api::{self, App};
 use evotoken::backend::CandleBackend;
 use evotoken::config::{self, Flags, LogFormat, Settings};
 use evotoken::engine::{self, EngineHandle, ModelInfo};
+use evotoken::hub::{self, Hub};
+use evotoken::model::ModelSource;
 use evotoken::model::marker::Marker;
-use evotoken::model::{ModelSource, bundled};
 use evotoken::service::request::Limits;
 use evotoken::service::{GenerationDefaults, Service, ServiceParts};
 use evotoken::telemetry::{self, Metrics};
@@ -41,7 +42,13 @@ fn main() -> ExitCode {
         return ended(command.run(&mut std::io::stdout()).map_err(Into::into));
     }
     let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads");
-    ended(runtime.and_then(|runtime| runtime.block_on(run(&flags))).map(|()| ExitCode::SUCCESS))
+    let result = runtime.and_then(|runtime| {
+        let result = runtime.block_on(run(&flags));
+        // A download or a load that was interrupted is not waited for.
+        runtime.shutdown_background();
+        result
+    });
+    ended(result.map(|()| ExitCode::SUCCESS))
 }
 
 /// The exit status of how it went; a mistake is told.
@@ -71,8 +78,8 @@ async fn run(flags: &Flags) -> Result<()> {
     let server = tokio::spawn(serve(listener, router, limits, Arc::clone(&metrics), stopped));
 
     let loading = tokio::task::spawn_blocking({
-        let settings = settings.clone();
-        move || load(&settings, metrics)
+        let (settings, hub) = (settings.clone(), config::hub());
+        move || load(&settings, &hub, metrics)
     });
     let (service, engine) = tokio::select! {
         loaded = loading => loaded??,
@@ -99,10 +106,10 @@ async fn run(flags: &Flags) -> Result<()> {
     Ok(())
 }
 
-/// Load the model and start its engine.
-fn load(settings: &Settings, metrics: Arc<Metrics>) -> Result<(Service, EngineHandle)> {
+/// Load the model, from the hub if it is there, and start its engine.
+fn load(settings: &Settings, hub: &Hub, metrics: Arc<Metrics>) -> Result<(Service, EngineHandle)> {
     let model = &settings.model;
-    let source = bundled::or_path(model.path.as_deref())?;
+    let source = hub::or_bundled(model.path.as_deref(), hub)?;
     let place = source.place();
     let backend = CandleBackend::load(&source, model.placement()).with_context(|| place.clone())?;
     let tokenizer = Arc::new(Tokenizer::load(&source).with_context(|| place.clone())?);

@@ -89,6 +89,12 @@ fn the_web_framework_is_named_only_at_the_edge() {
 }
 
 #[test]
+fn models_are_downloaded_in_one_place() {
+    let found = strays(&["hf_hub", "ureq"], &["src/hub/"]);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
 fn nothing_waits_for_the_network_where_numbers_are_computed() {
     let refused = ["src/decode/", "src/model/", "src/backend/", "src/train/", "src/engine/scheduler.rs"];
     let found = intruders(&["tokio", "tokio_util"], &refused);
@@ -109,14 +115,19 @@ fn the_environment_is_read_only_by_the_settings() {
 }
 
 #[test]
-fn features_are_asked_for_only_where_devices_kernels_and_exporters_are_chosen() {
+fn features_are_asked_for_only_where_devices_kernels_hubs_and_exporters_are_chosen() {
     let asks = |source: &Source| {
         let lines =
             source.code().filter(|(_, line)| line.contains("cfg(feature") || line.contains("cfg!(feature"));
         lines.map(|(number, line)| format!("{}:{number}: {line}", source.path)).collect::<Vec<_>>()
     };
-    let allowed =
-        ["src/backend/device.rs", "src/model/product/kernel.rs", "src/telemetry/otlp.rs", "src/simd.rs"];
+    let allowed = [
+        "src/backend/device.rs",
+        "src/hub/mod.rs",
+        "src/model/product/kernel.rs",
+        "src/telemetry/otlp.rs",
+        "src/simd.rs",
+    ];
     let elsewhere = sources("src").into_iter().filter(|s| !allowed.contains(&s.path.as_str()));
     let found: Vec<String> = elsewhere.flat_map(|source| asks(&source)).collect();
     assert!(found.is_empty(), "{}", found.join("\n"));

@@ -140,7 +140,7 @@ impl std::fmt::Debug for ApiKeys {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSettings {
-    /// Folder in Hugging Face's layout or GGUF file; `None`: the model compiled into the program.
+    /// Folder in Hugging Face's layout, GGUF file, or name on a hub; `None`: the model compiled into the program.
     pub path: Option<PathBuf>,
     /// PEFT LoRA folders, by the names that clients may call them.
     pub adapters: BTreeMap<String, PathBuf>,

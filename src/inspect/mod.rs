@@ -11,6 +11,7 @@ use serde::Serialize;
 pub use adapter::AdapterReport;
 
 use crate::decode::Attention;
+use crate::hub::{self, Hub};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::inventory::{Inventory, wanted};
 use crate::model::kv::slots::Slots;
@@ -118,12 +119,14 @@ pub struct TokenReport {
 }
 
 impl Report {
-    /// Look at what lies at `path`: a model folder, a GGUF file, or an adapter's folder.
-    pub fn of(path: &Path) -> Self {
+    /// Look at what `path` stands for: a model folder, a GGUF file, an adapter's folder, or a model of the hub.
+    pub fn of(path: &Path, hub: &Hub) -> Self {
         let mut report = Self { place: path.display().to_string(), ..Self::default() };
-        match ModelSource::open(path) {
+        match hub::open(path, hub) {
             Err(error) => report.problems.push(error.to_string()),
-            Ok(_) if !path.exists() => report.problems.push(format!("{} does not exist", report.place)),
+            Ok(ModelSource::Folder(folder)) if !folder.exists() => {
+                report.problems.push(format!("{} does not exist", report.place))
+            }
             Ok(source) if path.join(lora::CONFIG).is_file() => {
                 report.adapter = report.note(AdapterReport::of(&source));
             }

@@ -1,8 +1,6 @@
 //! The model compiled into the program: a tiny LLaDA network that solves Countdown problems with EvoToken.
 
-use std::path::Path;
-
-use super::{ModelError, ModelSource};
+use super::ModelSource;
 
 macro_rules! file {
     ($name:literal) => {
@@ -21,11 +19,3 @@ pub const COUNTDOWN: ModelSource = ModelSource::Bundled {
         file!("tokenizer_config.json"),
     ],
 };
-
-/// The model that somebody asked for: a folder or a GGUF file, and without one the bundled model.
-///
-/// # Errors
-/// It is a file that is no usable GGUF file.
-pub fn or_path(model: Option<&Path>) -> Result<ModelSource, ModelError> {
-    model.map_or(Ok(COUNTDOWN), ModelSource::open)
-}

@@ -46,19 +46,21 @@ impl Checkpoint {
     pub fn open(source: &ModelSource, stem: &str) -> Result<Self, ModelError> {
         let mut checkpoint = Self { list: format!("{stem}.safetensors"), ..Self::default() };
         match source {
-            ModelSource::Folder(folder) => match Index::read(folder, stem)? {
-                None => {
-                    let file = checkpoint.list.clone();
-                    checkpoint.add(&file, &map(&folder.join(&file))?)?;
-                }
-                Some(index) => {
-                    checkpoint.list.clone_from(&index.name);
-                    for file in index.files() {
-                        checkpoint.add(file, &map(&folder.join(file))?)?;
+            ModelSource::Folder(folder) | ModelSource::Snapshot { folder, .. } => {
+                match Index::read(folder, stem)? {
+                    None => {
+                        let file = checkpoint.list.clone();
+                        checkpoint.add(&file, &map(&folder.join(&file))?)?;
                     }
-                    checkpoint.check_index(&index)?;
+                    Some(index) => {
+                        checkpoint.list.clone_from(&index.name);
+                        for file in index.files() {
+                            checkpoint.add(file, &map(&folder.join(file))?)?;
+                        }
+                        checkpoint.check_index(&index)?;
+                    }
                 }
-            },
+            }
             ModelSource::Gguf(file) => checkpoint.add_gguf(file),
             ModelSource::Bundled { files, .. } => {
                 let name = checkpoint.list.clone();

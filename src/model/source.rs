@@ -14,6 +14,13 @@ use super::gguf::Gguf;
 pub enum ModelSource {
     /// A folder on disk.
     Folder(PathBuf),
+    /// A folder of what was downloaded from a hub.
+    Snapshot {
+        /// The model's name there, `org/name`.
+        name: String,
+        /// Where it is, by the name of its commit.
+        folder: PathBuf,
+    },
     /// A GGUF file; small files of Hugging Face's layout that lie beside it go before what it says itself.
     Gguf(Arc<Gguf>),
     /// Files compiled into the binary, by name.
@@ -28,31 +35,15 @@ pub enum ModelSource {
 /// The small file of which a GGUF file has a part.
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
-/// Whether `path` is `org/name` (or `org/name@revision`) and nothing on this disk, not even the folder it would be in.
-fn names_hub_model(path: &Path) -> bool {
-    let plain = |part: &str| {
-        !part.starts_with('.') && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-@".contains(&b))
-    };
-    let parts = path.to_str().and_then(|text| text.split_once('/'));
-    parts.is_some_and(|(org, name)| {
-        !org.is_empty() && !name.is_empty() && plain(org) && plain(name) && !Path::new(org).exists()
-    })
-}
-
 impl ModelSource {
     /// What lies at `path`: a GGUF file, or else a folder.
     ///
     /// # Errors
-    /// It is a file that is no usable GGUF file, or it looks like the name of a model on a hub.
+    /// It is a file that is no usable GGUF file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
         let path = path.as_ref();
         if path.is_file() || path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) {
             return Ok(Self::Gguf(Arc::new(Gguf::open(path)?)));
-        }
-        if names_hub_model(path) {
-            let reason =
-                "no such folder; models are not downloaded: get its files from the hub and give their folder";
-            return Err(ModelError::file(path.display(), reason));
         }
         Ok(Self::folder(path))
     }
@@ -62,7 +53,7 @@ impl ModelSource {
         Self::Folder(path.as_ref().to_owned())
     }
 
-    /// The model's name: the folder's last component, what the file calls itself, or the bundled name.
+    /// The model's name: the folder's last component, what the file calls itself, the hub's, or the bundled name.
     pub fn name(&self) -> String {
         match self {
             Self::Folder(path) => path
@@ -71,6 +62,7 @@ impl ModelSource {
                 .and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()))
                 .unwrap_or_else(|| "model".to_owned()),
             Self::Gguf(file) => file.name(),
+            Self::Snapshot { name, .. } => name.clone(),
             Self::Bundled { name, .. } => (*name).to_owned(),
         }
     }
@@ -81,7 +73,7 @@ impl ModelSource {
     /// The file exists but cannot be read.
     pub fn read(&self, file: &str) -> Result<Option<Cow<'static, [u8]>>, ModelError> {
         match self {
-            Self::Folder(path) => read_beside(path, file),
+            Self::Folder(path) | Self::Snapshot { folder: path, .. } => read_beside(path, file),
             Self::Gguf(gguf) => {
                 let beside = read_beside(gguf.path().parent().unwrap_or(Path::new("")), file)?;
                 match file == TOKENIZER_CONFIG {
@@ -107,6 +99,7 @@ impl ModelSource {
     pub fn place(&self) -> String {
         match self {
             Self::Folder(path) => path.display().to_string(),
+            Self::Snapshot { name, folder } => format!("{name} ({})", folder.display()),
             Self::Gguf(file) => file.path().display().to_string(),
             Self::Bundled { name, .. } => format!("bundled model {name}"),
         }
@@ -131,36 +124,4 @@ fn completed(gguf: &Gguf, beside: Option<Cow<'_, [u8]>>) -> Result<Cow<'static, 
         fields.extend(serde_json::from_slice::<Map<String, Value>>(&text).map_err(unusable)?);
     }
     Ok(Cow::Owned(Value::Object(fields).to_string().into_bytes()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hub_name_is_told_from_a_path() {
-        for name in ["GSAI-ML/LLaDA-8B-Base", "Dream-org/Dream-v0-Instruct-7B@main"] {
-            assert!(names_hub_model(Path::new(name)), "{name}");
-        }
-        // `src` is a folder here: a slip in a path, no organisation.
-        for path in [
-            "nowhere",
-            "nowhere/",
-            "/nowhere/x",
-            "./nowhere",
-            "../nowhere",
-            "a/b/c",
-            "src/nowhere",
-            "src/model",
-        ] {
-            assert!(!names_hub_model(Path::new(path)), "{path}");
-        }
-    }
-
-    #[test]
-    fn a_hub_name_is_refused_with_what_to_do() {
-        let error = ModelSource::open("GSAI-ML/LLaDA-8B-Base").unwrap_err().to_string();
-        let expected = "GSAI-ML/LLaDA-8B-Base: no such folder; models are not downloaded: get its files from the hub and give their folder";
-        assert_eq!(error, expected);
-    }
 }

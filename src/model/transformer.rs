@@ -191,9 +191,12 @@ impl Transformer {
     /// A position is out of range, or the device fails.
     pub fn positions(&self, batch: &StepBatch) -> Result<Tensor> {
         let positions = batch.segments.iter().flat_map(|segment| segment.window.clone());
+        let end = self.config.max_positions;
         let positions = positions
             .map(|p| {
-                u32::try_from(p).map_err(|_| candle_core::Error::msg(format!("position {p} is out of range")))
+                let known = u32::try_from(p).ok().filter(|_| p < end);
+                let beyond = || format!("position {p} is beyond the model's last, {}", end - 1);
+                known.ok_or_else(|| candle_core::Error::msg(beyond()))
             })
             .collect::<Result<Vec<u32>>>()?;
         let rows = positions.len();

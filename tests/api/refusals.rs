@@ -185,6 +185,21 @@ async fn what_does_not_fit() {
 }
 
 #[tokio::test]
+async fn a_canvas_may_have_all_positions_of_the_model_and_none_more() {
+    let server = Plan::default().start();
+    // The tokenizer puts a token before the letters.
+    let asked =
+        |max_tokens: usize| server.complete(json!({"prompt": "a".repeat(59), "max_tokens": max_tokens}));
+    assert_eq!(asked(68).await.status, 200);
+    let reply = asked(69).await;
+    client_error(&reply, json!(null), json!("context_length_exceeded"));
+    assert_eq!(
+        reply.json()["error"]["message"],
+        "prompt + max_tokens is 129 tokens, at most 128 are allowed"
+    );
+}
+
+#[tokio::test]
 async fn a_key_is_asked_for_if_the_settings_say_so() {
     let keys = ApiKeys::new(vec!["sesame".to_owned()]);
     let server = Plan::with(|plan| plan.settings.server.api_keys = keys).start();

@@ -13,7 +13,9 @@ use super::grid::{Grid, Setting};
 use super::results::{self, Measured, Record, Subject};
 use super::served::Served;
 use super::{Asked, IN_FLIGHT, Marked};
-use crate::model::{ModelSource, bundled};
+use crate::config;
+use crate::hub;
+use crate::model::ModelSource;
 use crate::text::chat_template::ChatTemplate;
 use crate::train::files;
 use crate::train::suites::wording::{Style, Wording};
@@ -25,7 +27,7 @@ const REFRESH: Duration = Duration::from_millis(500);
 /// What to measure, and where to write it.
 #[derive(Debug, Args)]
 pub struct EvaluateArgs {
-    /// Model folder; without it, the model in the server's program
+    /// Model folder or GGUF file, or a model's name on a hub; without it, the model in the server's program
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// PEFT LoRA folder, applied beside the model's weights
@@ -84,7 +86,7 @@ impl EvaluateArgs {
         let mut questions = self.suite.read(&self.data)?;
         questions.truncate(self.limit.unwrap_or(usize::MAX));
         ensure!(!questions.is_empty(), "--limit must be at least 1");
-        let source = bundled::or_path(self.model.as_deref())?;
+        let source = hub::or_bundled(self.model.as_deref(), &config::hub())?;
         let adapter = self.adapter.as_ref().map(ModelSource::folder);
         let asked = Asked { questions, wording: self.wording(&source)?, prefill: self.prefill() };
         let served = Served::load(&source, adapter.as_ref(), self.in_flight)?;
