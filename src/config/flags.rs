@@ -24,7 +24,7 @@ pub struct Flags {
     /// Port to listen on
     #[arg(long)]
     pub port: Option<u16>,
-    /// Model folder in Hugging Face's layout, a GGUF file, or ORG/NAME[@REVISION] on a hub, instead of the model in this program
+    /// Model folder in Hugging Face's layout, a GGUF file, or ORG/NAME (or ORG/NAME@REVISION) on a hub, instead of the model in this program
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
     /// PEFT LoRA folder that clients may ask for by this name, or by the folder's; may be given several times
