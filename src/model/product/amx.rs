@@ -26,7 +26,7 @@ const TILE: usize = 1024;
 const BLOCK: usize = 1 << 20;
 /// Tiles of inputs in a part: fewer would write and read back sums too often.
 const DEEPEST: usize = 128;
-/// Bytes that rows are fetched ahead.
+/// Bytes that rows and weights are fetched ahead.
 const AHEAD: usize = 4096;
 
 /// Whether the processor has the unit and the system lets this process use it.
@@ -131,16 +131,19 @@ impl RowTiles {
             let mut to = to.rows(first..first + height * ROWS);
             let at: *const u8 = group[inputs.start * height * ROWS..].as_ptr().cast();
             let weights_at: *const u8 = weights[0].as_ptr().cast();
+            let second: *const u8 = weights[weights.len() - 1].as_ptr().cast();
             let step = Step {
                 rows: at,
                 weights: weights_at,
-                second: weights[weights.len() - 1].as_ptr().cast(),
+                second,
                 steps: inputs.len() / INPUTS,
-                next: if first == rows.start {
-                    weights_at.wrapping_add(weights.len() * inputs.len() * PANEL * size_of::<bf16>())
-                } else {
-                    at.wrapping_add(AHEAD)
+                // The first rows meet weights that come from memory; then rows come from the second cache.
+                fetched: match (first == rows.start, height) {
+                    (true, _) => [weights_at, second],
+                    (false, 1) => [at, at],
+                    (false, _) => [at, at.wrapping_add(TILE)],
                 },
+                pace: if first == rows.start { TILE } else { height * TILE },
                 stride: to.stride() * size_of::<f32>(),
                 to: to.first().cast(),
                 onto: inputs.start > 0,
@@ -225,9 +228,9 @@ struct Step {
     /// Of the second panel.
     second: *const u8,
     steps: usize,
-    /// What is fetched into the cache meanwhile, as much as two tiles a step: for the first rows the weights of the panels
-    /// that come after these, which lie behind them; for others the rows themselves.
-    next: *const u8,
+    /// Where the two tiles of the first step are of what is fetched into the cache ahead, and the bytes from a step to the next.
+    fetched: [*const u8; 2],
+    pace: usize,
     /// Bytes from one row of sums to the next.
     stride: usize,
     to: *mut u8,
@@ -237,20 +240,22 @@ struct Step {
 /// A row of zeros for two tiles side by side.
 static NOTHING: [f32; 2 * PANEL] = [0.0; 2 * PANEL];
 
-/// The lines of a tile, for later.
+/// A tile's 16 lines, for later.
 macro_rules! fetch {
-    () => {
-        "prefetcht0 [{next}]\n prefetcht0 [{next} + 64]\n prefetcht0 [{next} + 128]\n prefetcht0 [{next} + 192]
-         prefetcht0 [{next} + 256]\n prefetcht0 [{next} + 320]\n prefetcht0 [{next} + 384]\n prefetcht0 [{next} + 448]
-         prefetcht0 [{next} + 512]\n prefetcht0 [{next} + 576]\n prefetcht0 [{next} + 640]\n prefetcht0 [{next} + 704]
-         prefetcht0 [{next} + 768]\n prefetcht0 [{next} + 832]\n prefetcht0 [{next} + 896]\n prefetcht0 [{next} + 960]
-         add {next}, 1024"
+    ($at:literal) => {
+        concat!(
+            ".irp line, 0, 64, 128, 192, 256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960\n prefetcht0 [{",
+            $at,
+            "} + \\line]\n .endr\n add {",
+            $at,
+            "}, {pace}\n"
+        )
     };
 }
 
 /// The loop. Sums are tmm0 to tmm3, by rows; tmm4 and tmm5 hold rows, tmm6 and tmm7 weights of the panels.
 macro_rules! step {
-    ($name:ident, $load:literal, $multiply:expr, $bytes:literal, $store:literal) => {
+    ($name:ident, $load:expr, $multiply:expr, $bytes:literal, $store:expr) => {
         /// # Safety
         /// Tiles are configured, and the memory is as large as the loop reads and writes.
         unsafe fn $name(&self) {
@@ -261,6 +266,7 @@ macro_rules! step {
             unsafe {
                 asm!(
                     $load,
+                    "mov {line}, 64",
                     "2:",
                     $multiply,
                     concat!("add {rows}, ", $bytes),
@@ -273,13 +279,14 @@ macro_rules! step {
                     weights = inout(reg) self.weights => _,
                     second = inout(reg) self.second => _,
                     steps = inout(reg) self.steps => _,
-                    next = inout(reg) self.next => _,
-                    from = in(reg) from,
-                    lower = in(reg) from.wrapping_add(ROWS * from_stride),
+                    next = inout(reg) self.fetched[0].wrapping_add(AHEAD) => _,
+                    beside = inout(reg) self.fetched[1].wrapping_add(AHEAD) => _,
+                    pace = in(reg) self.pace,
+                    from = inout(reg) from => _,
                     from_stride = in(reg) from_stride,
                     to = inout(reg) self.to => _,
                     stride = in(reg) self.stride,
-                    line = in(reg) 64_usize,
+                    line = out(reg) _,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                     options(nostack)
@@ -289,61 +296,80 @@ macro_rules! step {
     };
 }
 
+/// To the tiles of the next 16 rows of sums.
+macro_rules! lower {
+    ($at:literal, $stride:literal) => {
+        concat!("mov {line}, {", $stride, "}\n shl {line}, 4\n add {", $at, "}, {line}\n")
+    };
+}
+
 impl Step {
     step!(
         one_by_one,
-        "tileloadd tmm0, [{from} + {from_stride}*1]\n # not read: {lower}",
+        "tileloadd tmm0, [{from} + {from_stride}*1]",
         concat!(
             "tileloadd tmm6, [{weights} + {line}*1]\n tileloadd tmm4, [{rows} + {line}*1]
-             tdpbf16ps tmm0, tmm4, tmm6\n",
-            fetch!()
+             tdpbf16ps tmm0, tmm4, tmm6 # no second panel: {beside}\n",
+            fetch!("next")
         ),
         "1024",
         "tilestored [{to} + {stride}*1], tmm0"
     );
     step!(
         one_by_two,
-        "tileloadd tmm0, [{from} + {from_stride}*1]\n tileloadd tmm1, [{from} + {from_stride}*1 + 64]\n # not read: {lower}",
+        "tileloadd tmm0, [{from} + {from_stride}*1]\n tileloadd tmm1, [{from} + {from_stride}*1 + 64]",
         concat!(
             "tileloadd tmm6, [{weights} + {line}*1]\n tileloadd tmm4, [{rows} + {line}*1]
              tdpbf16ps tmm0, tmm4, tmm6\n",
-            fetch!(),
-            "\n tileloadd tmm7, [{second} + {line}*1]\n tdpbf16ps tmm1, tmm4, tmm7\n",
-            fetch!()
+            fetch!("next"),
+            "tileloadd tmm7, [{second} + {line}*1]\n tdpbf16ps tmm1, tmm4, tmm7\n",
+            fetch!("beside")
         ),
         "1024",
         "tilestored [{to} + {stride}*1], tmm0\n tilestored [{to} + {stride}*1 + 64], tmm1"
     );
     step!(
         two_by_one,
-        "tileloadd tmm0, [{from} + {from_stride}*1]\n tileloadd tmm2, [{lower} + {from_stride}*1]",
+        concat!(
+            "tileloadd tmm0, [{from} + {from_stride}*1]\n",
+            lower!("from", "from_stride"),
+            "tileloadd tmm2, [{from} + {from_stride}*1]"
+        ),
         concat!(
             "tileloadd tmm6, [{weights} + {line}*1]\n tileloadd tmm4, [{rows} + {line}*1]
              tdpbf16ps tmm0, tmm4, tmm6\n tileloadd tmm5, [{rows} + {line}*1 + 1024]
-             tdpbf16ps tmm2, tmm5, tmm6\n",
-            fetch!()
+             tdpbf16ps tmm2, tmm5, tmm6 # no second panel: {beside}\n",
+            fetch!("next")
         ),
         "2048",
-        "tilestored [{to} + {stride}*1], tmm0\n mov {next}, {stride}\n shl {next}, 4\n add {to}, {next}
-         tilestored [{to} + {stride}*1], tmm2"
+        concat!(
+            "tilestored [{to} + {stride}*1], tmm0\n",
+            lower!("to", "stride"),
+            "tilestored [{to} + {stride}*1], tmm2"
+        )
     );
     step!(
         two_by_two,
-        "tileloadd tmm0, [{from} + {from_stride}*1]\n tileloadd tmm1, [{from} + {from_stride}*1 + 64]
-         tileloadd tmm2, [{lower} + {from_stride}*1]\n tileloadd tmm3, [{lower} + {from_stride}*1 + 64]",
+        concat!(
+            "tileloadd tmm0, [{from} + {from_stride}*1]\n tileloadd tmm1, [{from} + {from_stride}*1 + 64]\n",
+            lower!("from", "from_stride"),
+            "tileloadd tmm2, [{from} + {from_stride}*1]\n tileloadd tmm3, [{from} + {from_stride}*1 + 64]"
+        ),
         concat!(
             "tileloadd tmm6, [{weights} + {line}*1]\n tileloadd tmm4, [{rows} + {line}*1]
              tdpbf16ps tmm0, tmm4, tmm6\n tileloadd tmm7, [{second} + {line}*1]\n",
-            fetch!(),
-            "\n tdpbf16ps tmm1, tmm4, tmm7\n tileloadd tmm5, [{rows} + {line}*1 + 1024]
+            fetch!("next"),
+            "tdpbf16ps tmm1, tmm4, tmm7\n tileloadd tmm5, [{rows} + {line}*1 + 1024]
              tdpbf16ps tmm2, tmm5, tmm6\n",
-            fetch!(),
-            "\n tdpbf16ps tmm3, tmm5, tmm7"
+            fetch!("beside"),
+            "tdpbf16ps tmm3, tmm5, tmm7"
         ),
         "2048",
-        "tilestored [{to} + {stride}*1], tmm0\n tilestored [{to} + {stride}*1 + 64], tmm1
-         mov {next}, {stride}\n shl {next}, 4\n add {to}, {next}
-         tilestored [{to} + {stride}*1], tmm2\n tilestored [{to} + {stride}*1 + 64], tmm3"
+        concat!(
+            "tilestored [{to} + {stride}*1], tmm0\n tilestored [{to} + {stride}*1 + 64], tmm1\n",
+            lower!("to", "stride"),
+            "tilestored [{to} + {stride}*1], tmm2\n tilestored [{to} + {stride}*1 + 64], tmm3"
+        )
     );
 }
 
