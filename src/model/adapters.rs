@@ -9,9 +9,11 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
+use super::device::{Counts, Op};
 use super::lora::{self, Change};
+use super::matrix::Matrix;
 use super::names::{Names, Part};
 use super::product::Packed;
 use super::{ModelConfig, ModelError, ModelSource};
@@ -20,17 +22,18 @@ use crate::engine::variant::AdapterLoader;
 
 /// An adapter, ready for rows.
 #[derive(Debug)]
-struct PackedAdapter {
+pub struct PackedAdapter {
     /// By [`Part::index`]; `None`: the module is as it was.
     modules: Vec<Option<Module>>,
 }
 
+/// What an adapter does beside a module.
 #[derive(Debug)]
-struct Module {
+pub struct Module {
     /// A.
-    down: Packed,
+    down: Matrix,
     /// B.
-    up: Packed,
+    up: Matrix,
     /// lora_alpha / r.
     scaling: f64,
 }
@@ -39,7 +42,7 @@ impl PackedAdapter {
     fn load(
         source: &ModelSource,
         config: &ModelConfig,
-        device: &Device,
+        (device, dense): (&Device, Option<DType>),
     ) -> std::result::Result<Self, ModelError> {
         let mut changes = lora::Adapter::open(source)?;
         let names = Names::of(config.family);
@@ -50,22 +53,40 @@ impl PackedAdapter {
             let path = names.path(part);
             let (out, width) = part.shape(config);
             let change = if is_there { changes.take(&path, &[out, width], device)? } else { None };
-            let packed = change.map(|change| Module::new(&change)).transpose();
+            let packed = change.map(|change| Module::new(&change, dense)).transpose();
             modules.push(packed.map_err(|e| ModelError::tensor(&path, e))?);
         }
         changes.finish()?;
         Ok(Self { modules })
     }
+
+    /// What it does beside a module; `None`: nothing.
+    pub(super) fn module(&self, part: Part) -> Option<&Module> {
+        self.modules[part.index()].as_ref()
+    }
 }
 
 impl Module {
-    fn new(change: &Change) -> Result<Self> {
+    fn new(change: &Change, dense: Option<DType>) -> Result<Self> {
         let Change { down, up, scaling } = change;
-        Ok(Self { down: Packed::new(down)?, up: Packed::new(up)?, scaling: *scaling })
+        let matrix = |weight: &Tensor| {
+            Ok::<_, candle_core::Error>(match dense {
+                Some(dtype) => Matrix::Dense(weight.to_dtype(dtype)?),
+                None => Matrix::Packed(Packed::new(weight)?),
+            })
+        };
+        Ok(Self { down: matrix(down)?, up: matrix(up)?, scaling: *scaling })
+    }
+
+    /// Count a pass of rows through it.
+    pub(super) fn count(&self, counts: &Counts) {
+        self.down.count(counts);
+        counts.add(Op::Elementwise, 1);
+        self.up.count(counts);
     }
 
     /// x `[rows, in]` → `[rows, out]`, to be added.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.up.product(&(self.down.product(x)? * self.scaling)?)
     }
 }
@@ -83,6 +104,8 @@ pub struct Adapters {
 pub struct PackedLoader {
     config: ModelConfig,
     device: Device,
+    /// How matrices are held there; `None`: packed for the processor.
+    dense: Option<DType>,
     /// Number of the next adapter.
     next: AtomicU64,
     to: Sender<(AdapterId, PackedAdapter)>,
@@ -90,7 +113,7 @@ pub struct PackedLoader {
 
 impl AdapterLoader for PackedLoader {
     fn load(&self, source: &ModelSource) -> std::result::Result<AdapterId, ModelError> {
-        let adapter = PackedAdapter::load(source, &self.config, &self.device)?;
+        let adapter = PackedAdapter::load(source, &self.config, (&self.device, self.dense))?;
         let id = AdapterId(self.next.fetch_add(1, Ordering::Relaxed));
         // A backend that is gone needs no adapters.
         let _ = self.to.send((id, adapter));
@@ -99,13 +122,13 @@ impl AdapterLoader for PackedLoader {
 }
 
 impl Adapters {
-    /// None yet, and who brings some for a model like this.
-    pub fn new(config: &ModelConfig, device: &Device) -> (Self, PackedLoader) {
+    /// None yet, and who brings some for a model like this, in `dense` matrices on the device or packed for the processor.
+    pub fn new(config: &ModelConfig, device: &Device, dense: Option<DType>) -> (Self, PackedLoader) {
         let (to, arriving) = channel();
         let (config, device) = (config.clone(), device.clone());
         (
             Self { here: HashMap::new(), arriving },
-            PackedLoader { config, device, next: AtomicU64::new(1), to },
+            PackedLoader { config, device, dense, next: AtomicU64::new(1), to },
         )
     }
 
@@ -152,11 +175,16 @@ impl Adapters {
                 _ => groups[at].1.push(run),
             }
         }
-        let found = |(id, runs)| match self.here.get(&id) {
-            Some(adapter) => Ok((adapter, runs)),
-            None => Err(candle_core::Error::msg(format!("{id:?} is not loaded"))),
-        };
-        Ok(AdapterRows(groups.into_iter().map(found).collect::<Result<_>>()?))
+        let found = groups.into_iter().map(|(id, runs)| Ok((self.get(id)?, runs)));
+        Ok(AdapterRows(found.collect::<Result<_>>()?))
+    }
+
+    /// An adapter.
+    ///
+    /// # Errors
+    /// It is not here.
+    pub fn get(&self, id: AdapterId) -> Result<&PackedAdapter> {
+        self.here.get(&id).ok_or_else(|| candle_core::Error::msg(format!("{id:?} is not loaded")))
     }
 }
 

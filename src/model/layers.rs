@@ -2,17 +2,17 @@
 
 use candle_core::{D, Device, Result, Tensor};
 
+use super::device::{Counts, Op};
 use super::host;
 use super::loader::Weights;
-use super::product::Packed;
-use super::stored::Stored;
+use super::matrix::Matrix;
 use super::{ModelConfig, ModelError};
 use crate::simd;
 
 /// y = x W^T + b.
 #[derive(Debug)]
 pub struct Linear {
-    weight: Packed,
+    weight: Matrix,
     /// `[out]`
     bias: Option<Tensor>,
 }
@@ -34,8 +34,14 @@ impl Linear {
     }
 
     /// Without a bias.
-    pub fn of(weight: Packed) -> Self {
+    pub fn of(weight: Matrix) -> Self {
         Self { weight, bias: None }
+    }
+
+    /// Count what it launches.
+    pub fn count(&self, counts: &Counts) {
+        self.weight.count(counts);
+        counts.add(Op::Broadcast, usize::from(self.bias.is_some()));
     }
 
     /// x `[rows, in]` → `[rows, out]`. A row's result does not depend on the other rows.
@@ -160,51 +166,6 @@ pub fn rotate(x: &Tensor, (cos, sin): &(Tensor, Tensor)) -> Result<Tensor> {
     })???
 }
 
-/// The embedding table `[V, D]`, held as it was stored: a pass needs few of its rows.
-#[derive(Debug)]
-pub struct Embedding(Stored);
-
-impl Embedding {
-    /// From a checkpoint's `{module}.weight` `[vocab, width]`.
-    ///
-    /// # Errors
-    /// The tensor is missing or misshapen.
-    pub fn load(weights: &Weights, module: &str, shape: [usize; 2]) -> std::result::Result<Self, ModelError> {
-        Ok(Self(weights.stored(&format!("{module}.weight"), &shape)?.into_memory()))
-    }
-
-    /// The table as it is stored.
-    pub fn stored(&self) -> &Stored {
-        &self.0
-    }
-
-    /// Weighted sums of embeddings: per row its (token id, weight) pairs → `[rows, D]`. Summed pair by pair in f32, so a
-    /// row's sum does not depend on its neighbours.
-    ///
-    /// # Errors
-    /// An id is outside the table.
-    pub fn mix<'a>(&self, rows: impl Iterator<Item = &'a [(u32, f32)]>, device: &Device) -> Result<Tensor> {
-        let width = self.0.width();
-        let (mut sums, mut embedding) = (Vec::new(), vec![0.0; width]);
-        for pairs in rows {
-            let first = sums.len();
-            sums.resize(first + width, 0.0);
-            for (id, weight) in pairs {
-                let row = *id as usize;
-                if row >= self.0.rows() {
-                    return Err(candle_core::Error::msg(format!("token {id} is outside the vocabulary")));
-                }
-                self.0.read_row(row, &mut embedding);
-                for (sum, value) in sums[first..].iter_mut().zip(&embedding) {
-                    *sum += weight * value;
-                }
-            }
-        }
-        let rows = sums.len() / width;
-        Tensor::from_vec(sums, (rows, width), device)
-    }
-}
-
 /// silu(gate) * up.
 ///
 /// # Errors
@@ -234,7 +195,8 @@ pub(super) fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::stored::Format;
+    use crate::model::product::Packed;
+    use crate::model::stored::{Format, Stored};
     use crate::rng;
 
     fn noise(seed: u64, shape: (usize, usize)) -> Tensor {
@@ -255,7 +217,7 @@ mod tests {
         total: usize,
         counts: impl IntoIterator<Item = usize>,
     ) {
-        let linear = Linear::of(weight);
+        let linear = Linear::of(Matrix::Packed(weight));
         let x = noise(2, (total, width));
         let values = |x: &Tensor| linear.forward(x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let all = values(&x);

@@ -10,8 +10,10 @@ use candle_core::{Device, Result, Tensor};
 use tracing::trace_span;
 
 use super::adapters::Adapt;
+use super::device::{Counts, Op};
+use super::embedding::Embedding;
 use super::kv::Attend;
-use super::layers::{Embedding, Linear, RmsNorm, Rotary, rotate, split_heads, swiglu};
+use super::layers::{Linear, RmsNorm, Rotary, rotate, split_heads, swiglu};
 use super::loader::Weights;
 use super::names::{Names, Part};
 use super::{ModelConfig, ModelError};
@@ -75,6 +77,7 @@ pub struct Transformer {
     rotary: Rotary,
     device: Device,
     linear_calls: Cell<u64>,
+    counts: Counts,
 }
 
 impl Transformer {
@@ -95,14 +98,15 @@ impl Transformer {
             .collect::<std::result::Result<Vec<_>, _>>()?;
         let final_norm = RmsNorm::load(weights, names.final_norm, config.width, config.norm_eps)?;
         let head = if config.tied_head {
-            weights.tied_head(names.embedding, embedding.stored())?
+            embedding.head(weights, names.embedding)?
         } else {
             weights.head(names.head, table)?
         };
         let head = Linear::of(head);
         let rotary = Rotary::new(&config, device).map_err(|e| ModelError::tensor("rotary angles", e))?;
         let device = device.clone();
-        Ok(Self { config, embedding, layers, final_norm, head, rotary, device, linear_calls: Cell::new(0) })
+        let (linear_calls, counts) = (Cell::new(0), Counts::default());
+        Ok(Self { config, embedding, layers, final_norm, head, rotary, device, linear_calls, counts })
     }
 
     /// Sizes and constants.
@@ -121,8 +125,19 @@ impl Transformer {
         self.linear_calls.get()
     }
 
+    /// What was asked of the device so far.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// The table that tokens come in by.
+    pub fn embedding(&self) -> &Embedding {
+        &self.embedding
+    }
+
     /// A module over all rows, and beside it the rows' adapters.
     fn linear(&self, linear: &Linear, part: Part, x: &Tensor, adapters: &dyn Adapt) -> Result<Tensor> {
+        linear.count(&self.counts);
         let span = if part == Part::Head { trace_span!("head") } else { trace_span!("linear") };
         let _entered = span.entered();
         let (y, applied) = adapters.add(part, x, linear.forward(x)?)?;
@@ -139,6 +154,7 @@ impl Transformer {
         let adapters = pass.adapters;
         let mut x = x;
         let angles = self.rotary.at(&pass.positions)?;
+        self.counts.add(Op::Select, 2);
         for (number, layer) in self.layers.iter().enumerate().take(layers.end).skip(layers.start) {
             let y = trace_span!("norm").in_scope(|| layer.norm1.forward(&x))?;
             let heads = |linear, part, count| split_heads(&self.linear(linear, part, &y, adapters)?, count);
@@ -156,6 +172,9 @@ impl Transformer {
             let gated = trace_span!("swiglu").in_scope(|| swiglu(&gate, &up))?;
             let change = self.linear(&layer.down, Part::Down(number), &gated, adapters)?;
             x = trace_span!("residual").in_scope(|| x + change)?;
+            // Two norms, two rotations, a gate and its product, two sums.
+            self.counts.add(Op::Fused, 5);
+            self.counts.add(Op::Elementwise, 3);
         }
         Ok(x)
     }
@@ -165,6 +184,7 @@ impl Transformer {
     /// # Errors
     /// The device fails.
     pub fn finish(&self, x: &Tensor) -> Result<Tensor> {
+        self.counts.add(Op::Fused, 1);
         trace_span!("norm").in_scope(|| self.final_norm.forward(x))
     }
 
@@ -181,8 +201,7 @@ impl Transformer {
     /// # Errors
     /// An id is outside the vocabulary, or the device fails.
     pub fn embed(&self, batch: &StepBatch) -> Result<Tensor> {
-        let rows = (0..batch.rows()).map(|row| batch.row(row));
-        trace_span!("embed").in_scope(|| self.embedding.mix(rows, &self.device))
+        trace_span!("embed").in_scope(|| self.embedding.of_batch(batch, &self.device))
     }
 
     /// The canvas positions of the packed rows, `[rows]` (u32).

@@ -240,9 +240,18 @@ fn run(
 
 #[test]
 fn golden_cases_pass_alone_and_all_in_one_batch() {
+    check(super::Ticks::Host);
+}
+
+#[test]
+fn golden_cases_pass_by_the_operations_of_a_device() {
+    check(super::Ticks::Pooled);
+}
+
+fn check(ticks: super::Ticks) {
     let mut failures = Vec::new();
     for folder in super::folders() {
-        let Some(mut model) = super::load(&folder) else { continue };
+        let Some(mut model) = super::load(&folder, ticks) else { continue };
         let cases: Cases = super::read_json(&folder.join("cases.json"));
         let mut alone = Vec::new();
         for case in &cases.cases {

@@ -9,6 +9,7 @@
 mod decode;
 mod far;
 mod logits;
+mod pooled;
 mod prefix;
 
 use std::path::{Path, PathBuf};
@@ -35,16 +36,32 @@ fn name(folder: &Path) -> String {
     folder.file_name().unwrap().to_string_lossy().into_owned()
 }
 
+/// Who runs a model's ticks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ticks {
+    /// The processor's own kernels, a slot per sequence.
+    Host,
+    /// The operations of a device, on the CPU: a pool, one upload and one download.
+    Pooled,
+}
+
+/// K/V bytes of a pool: some thousand positions of a golden model.
+const POOL: usize = 1 << 26;
+
 /// The model of a golden folder, and its adapter if it has one; `None`, said aloud, if its family is not supported.
-fn load(folder: &Path) -> Option<(CandleBackend, Option<AdapterId>)> {
-    load_as(folder, Holding::Auto)
+fn load(folder: &Path, ticks: Ticks) -> Option<(CandleBackend, Option<AdapterId>)> {
+    load_as(folder, Holding::Auto, ticks)
 }
 
 /// The same with its weights held in some format.
-fn load_as(folder: &Path, holding: Holding) -> Option<(CandleBackend, Option<AdapterId>)> {
+fn load_as(folder: &Path, holding: Holding, ticks: Ticks) -> Option<(CandleBackend, Option<AdapterId>)> {
     let adapter = folder.join("adapter");
-    let placement = Placement { device: DeviceChoice::Cpu, holding };
-    match CandleBackend::load(&ModelSource::folder(folder), placement) {
+    let (source, placement) = (ModelSource::folder(folder), Placement { device: DeviceChoice::Cpu, holding });
+    let loaded = match ticks {
+        Ticks::Host => CandleBackend::load(&source, placement),
+        Ticks::Pooled => CandleBackend::load_pooled(&source, placement, POOL),
+    };
+    match loaded {
         Ok(backend) => {
             let load = || backend.adapter_loader().load(&ModelSource::folder(&adapter)).unwrap();
             let adapter = adapter.is_dir().then(load);

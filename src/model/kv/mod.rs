@@ -1,6 +1,10 @@
 //! K/V memory of all sequences, and the attention that reads it.
 
+pub mod gathered;
+pub mod pool;
+pub mod ranges;
 pub mod slots;
+pub mod strips;
 
 use candle_core::{Result, Tensor};
 

@@ -61,12 +61,6 @@ impl Slots {
         self.open.remove(&id);
     }
 
-    /// Bytes that a kept stretch of so many positions takes.
-    pub fn kept_bytes(config: &ModelConfig, positions: usize) -> usize {
-        let left = if config.shifted() { config.width * size_of::<f32>() } else { 0 };
-        positions * Self::bytes_per_position(config) + left
-    }
-
     /// Keep a copy of what a slot holds of a stretch of its canvas, and of the row left of what follows it.
     ///
     /// # Errors
