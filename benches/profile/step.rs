@@ -11,7 +11,7 @@ use evotoken::engine::batch::{Backend, Segment, SlotId, StepBatch};
 use evotoken::model::checkpoint::Checkpoint;
 use evotoken::model::product::{Holding, Packed};
 use evotoken::model::stored::Format;
-use evotoken::model::{ModelConfig, bundled};
+use evotoken::model::{ModelConfig, ModelSource, bundled};
 
 use crate::Flags;
 use crate::limits::Limits;
@@ -22,7 +22,7 @@ const STEPS: usize = 15;
 
 /// Print a table for a refresh of one stream, and for refinements of one and of several.
 pub fn profile(flags: &Flags, model: Option<&Path>, limits: &Limits, spans: &Spans) -> Result<()> {
-    let source = bundled::or_path(model)?;
+    let source = model.map_or(Ok(bundled::COUNTDOWN), ModelSource::open)?;
     let mut backend = CandleBackend::load(&source, DeviceChoice::Cpu)?;
     let config = backend.config().clone();
     let checkpoint = Checkpoint::open(&source, "model")?;

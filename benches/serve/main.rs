@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
-use evotoken::model::{ModelConfig, bundled};
+use evotoken::model::{ModelConfig, ModelSource, bundled};
 
 use peers::Peers;
 use server::Server;
@@ -82,6 +82,6 @@ fn main() -> Result<()> {
 
 /// A running server and what its model is like.
 fn start(model: Option<&PathBuf>, threads: usize, more: &[String]) -> Result<(Server, ModelConfig)> {
-    let source = bundled::or_path(model.map(PathBuf::as_path))?;
+    let source = model.map_or(Ok(bundled::COUNTDOWN), ModelSource::open)?;
     Ok((Server::start(model.map(PathBuf::as_path), threads, more)?, ModelConfig::load(&source)?))
 }
