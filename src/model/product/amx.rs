@@ -3,13 +3,13 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __cpuid_count, __m256bh, __m256i, _mm256_storeu_si256, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh,
-    _mm512_loadu_ps, _mm512_or_si512, _mm512_slli_epi32, _mm512_storeu_si512,
+    __cpuid_count, __m256bh, __m256i, _mm256_storeu_si256, _mm512_cvtneps_pbh, _mm512_loadu_ps,
 };
 use std::sync::LazyLock;
 
 use half::bf16;
 
+use super::blocks::ToPairs;
 use super::columns::Columns;
 use super::{PANEL, Part};
 
@@ -175,29 +175,14 @@ fn round512(from: &[f32; INPUTS], to: &mut [bf16; INPUTS]) {
     }
 }
 
-/// Weights `[inputs][PANEL]` rounded to bf16, in pairs `[inputs / 2][PANEL]`.
+/// A block's weights in pairs of bf16 `[INPUTS / 2][PANEL]`.
 ///
 /// # Panics
-/// The sizes do not fit, or the unit is not there.
-pub(super) fn pairs(weights: &[[f32; PANEL]], to: &mut [[u32; PANEL]]) {
-    assert!(is_there() && weights.len() == 2 * to.len(), "who has tiles has asked, and sizes fit");
-    // SAFETY: processors with the unit have AVX-512 with bf16 (`Kernel::of_this_processor` asks for both).
-    unsafe { pairs512(weights, to) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pairs512(weights: &[[f32; PANEL]], to: &mut [[u32; PANEL]]) {
-    for (pair, to) in weights.chunks_exact(2).zip(to) {
-        // SAFETY: the loads and the store are of sixteen numbers; a register of bf16 is its bits.
-        unsafe {
-            let bits = |lanes: &[f32; PANEL]| {
-                let rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(lanes.as_ptr()));
-                _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(rounded))
-            };
-            let words = _mm512_or_si512(bits(&pair[0]), _mm512_slli_epi32::<16>(bits(&pair[1])));
-            _mm512_storeu_si512(to.as_mut_ptr().cast(), words);
-        }
-    }
+/// The unit is not there.
+pub(super) fn pairs<B: ToPairs>(block: &B, to: &mut [[u32; PANEL]]) {
+    assert!(is_there(), "who has tiles has asked");
+    // SAFETY: who has the unit has AVX-512 with bf16 (`Kernel::of_this_processor` asks for both).
+    unsafe { block.pairs512(to) }
 }
 
 /// Every tile register: 16 rows of 64 bytes.

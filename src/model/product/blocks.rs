@@ -34,6 +34,16 @@ pub(super) trait Block: Copy + Send + Sync {
     }
 }
 
+/// A block that is widened for a unit of bf16.
+#[cfg(target_arch = "x86_64")]
+pub(super) trait ToPairs: Block {
+    /// The weights as pairs of bf16 `[INPUTS / 2][16]`, the first of a pair in the lower half.
+    ///
+    /// # Safety
+    /// The processor has AVX-512F, BW and BF16.
+    unsafe fn pairs512(&self, to: &mut [[u32; PANEL]]);
+}
+
 /// f16.
 #[derive(Clone, Copy)]
 pub(super) struct Halves {

@@ -6,6 +6,8 @@ use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
 use super::amx::{self, RowTiles};
+#[cfg(target_arch = "x86_64")]
+use super::blocks::ToPairs;
 use super::blocks::{Block, Halves, Pairs};
 use super::columns::Columns;
 use super::kernel::Kernel;
@@ -156,11 +158,11 @@ impl Panels {
             #[cfg(target_arch = "x86_64")]
             (Self::Bf16(blocks), Rows::Tiles(rows)) => blocks.multiply_tiles(first, (rows, part), to),
             #[cfg(target_arch = "x86_64")]
-            (Self::Q8_0(blocks), Rows::Tiles(rows)) => blocks.widen_to_tiles(kernel, first, (rows, part), to),
+            (Self::Q8_0(blocks), Rows::Tiles(rows)) => blocks.widen_to_tiles(first, (rows, part), to),
             #[cfg(target_arch = "x86_64")]
-            (Self::Q4K(blocks), Rows::Tiles(rows)) => blocks.widen_to_tiles(kernel, first, (rows, part), to),
+            (Self::Q4K(blocks), Rows::Tiles(rows)) => blocks.widen_to_tiles(first, (rows, part), to),
             #[cfg(target_arch = "x86_64")]
-            (Self::Q6K(blocks), Rows::Tiles(rows)) => blocks.widen_to_tiles(kernel, first, (rows, part), to),
+            (Self::Q6K(blocks), Rows::Tiles(rows)) => blocks.widen_to_tiles(first, (rows, part), to),
             _ => unreachable!("rows are as the weights want them"),
         }
     }
@@ -241,18 +243,15 @@ impl<B: Block> Blocks<B> {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl<B: Block> Blocks<B> {
-    fn widen_to_tiles(&self, kernel: Kernel, first: usize, (rows, part): (&RowTiles, &Part), to: Columns) {
+impl<B: ToPairs> Blocks<B> {
+    fn widen_to_tiles(&self, first: usize, (rows, part): (&RowTiles, &Part), to: Columns) {
         let blocks = part.inputs.start / B::INPUTS..part.inputs.end.div_ceil(B::INPUTS);
-        let mut wide = [[0.0; PANEL]; CHUNK];
-        let wide = &mut wide[..B::INPUTS];
         // Of all panels, one after the other, so that what is behind the first is the second.
         let of_panel = blocks.len() * B::INPUTS / 2;
         let mut pairs = vec![[0; PANEL]; to.panels() * of_panel];
         for (panel, pairs) in self.panels(first, to.panels()).zip(pairs.chunks_exact_mut(of_panel)) {
             for (block, pairs) in panel[blocks.clone()].iter().zip(pairs.chunks_exact_mut(B::INPUTS / 2)) {
-                kernel.widen(block, wide);
-                amx::pairs(wide, pairs);
+                amx::pairs(block, pairs);
             }
         }
         let weights: Vec<_> = pairs.chunks_exact(of_panel).collect();
