@@ -72,6 +72,14 @@ deployments:
 container-build DIR:
     scripts/deployments.py --build {{DIR}}
 
+# Lints of the code for NVIDIA GPUs, with a stand-in for CUDA's compiler.
+cuda-typecheck:
+    CARGO_SUB=clippy scripts/cuda-typecheck.sh --all-targets --locked -- -D warnings
+
+# The server for NVIDIA GPUs by CUDA's compiler (104 MB from PyPI), started without a GPU; the log goes to docs/logs.
+cuda-build:
+    scripts/cuda-build.sh
+
 # Archive and checksum of a release, in dist/.
 release:
     scripts/release.py

@@ -12,7 +12,8 @@ fn main() {
     for tick in 0..ticks {
         // What the engine does per tick: its load when it admits, reaps and releases, then the tick.
         for _ in 0..3 {
-            metrics.set_load(3, 64, tick as usize, 1 << 32);
+            metrics.set_waiting(3);
+            metrics.set_load(64, tick as usize, 1 << 32);
         }
         let seconds = f64::from(tick % 1000) * 1e-5;
         metrics.tick(&TickStats { sequences: 64, rows: 1024, refreshes: 1, refinements: 63, seconds });

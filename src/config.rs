@@ -139,9 +139,11 @@ impl Settings {
     fn apply(&mut self, flags: &Flags) {
         self.server.host = flags.host.unwrap_or(self.server.host);
         self.server.port = flags.port.unwrap_or(self.server.port);
-        self.model.device = flags.device.unwrap_or(self.model.device);
         self.model.weights = flags.weights.unwrap_or(self.model.weights);
         // Each key by itself: a flag for one of them takes nothing away from the others.
+        if let Some(device) = &flags.device {
+            self.model.device.clone_from(device);
+        }
         if let Some(model) = &flags.model {
             self.model.path = Some(model.clone());
         }
@@ -160,7 +162,7 @@ impl Settings {
             ("server.max_body_bytes", self.server.max_body_bytes, usize::MAX),
             ("engine.queue", self.engine.queue, 1 << 20),
             ("engine.slots", self.engine.slots, 1 << 16),
-            ("engine.kv_bytes", self.engine.kv_bytes, usize::MAX),
+            ("engine.kv_bytes", self.engine.kv_bytes.unwrap_or(usize::MAX), usize::MAX),
             ("engine.rows_per_tick", self.engine.rows_per_tick, usize::MAX),
             ("engine.event_buffer", self.engine.event_buffer, 1 << 20),
             ("limits.max_prompt_tokens", self.limits.max_prompt_tokens, usize::MAX),

@@ -12,7 +12,7 @@ use evotoken::api::serve::serve;
 use evotoken::api::{self, App};
 use evotoken::backend::CandleBackend;
 use evotoken::config::{self, Flags, LogFormat, Settings};
-use evotoken::engine::{self, EngineHandle, ModelInfo};
+use evotoken::engine::{self, EngineHandle, EngineLimits, ModelInfo};
 use evotoken::hub::{self, Hub};
 use evotoken::model::ModelSource;
 use evotoken::model::marker::Marker;
@@ -111,13 +111,17 @@ fn load(settings: &Settings, hub: &Hub, metrics: Arc<Metrics>) -> Result<(Servic
     let model = &settings.model;
     let source = hub::or_bundled(model.path.as_deref(), hub)?;
     let place = source.place();
-    let backend = CandleBackend::load(&source, model.placement()).with_context(|| place.clone())?;
+    let load = |placement| {
+        CandleBackend::load_to_serve(&source, placement, settings.engine.kv_bytes)
+            .with_context(|| place.clone())
+    };
+    let backends = model.placements().map(load).collect::<Result<Vec<_>>>()?;
     let tokenizer = Arc::new(Tokenizer::load(&source).with_context(|| place.clone())?);
     let template = ChatTemplate::find(&source).with_context(|| place.clone())?;
     let texts = TokenizerConfig::load(&source).with_context(|| place.clone())?;
     let defaults = GenerationDefaults::load(&source).with_context(|| place.clone())?;
     let marker = Marker::load(&source).with_context(|| place.clone())?;
-    let config = backend.config();
+    let config = backends[0].config();
     let eos_ids = defaults.eos_ids.clone().unwrap_or_else(|| config.eos_ids.clone());
     let limits = Limits {
         vocab: config.vocab,
@@ -130,16 +134,19 @@ fn load(settings: &Settings, hub: &Hub, metrics: Arc<Metrics>) -> Result<(Servic
         max_scored_tokens: settings.limits.max_scored_tokens,
     };
     let info = ModelInfo { mask_id: config.mask_id, eos_ids };
-    let adapter_loader = backend.adapter_loader();
-    let engine =
-        engine::start(backend, info, (&settings.engine).into(), metrics).context("the engine thread")?;
+    let adapter_loaders = backends.iter().map(CandleBackend::adapter_loader).collect();
+    let engine_limits = EngineLimits {
+        kv_bytes: kv_bytes(&backends, settings.engine.kv_bytes),
+        ..EngineLimits::from(&settings.engine)
+    };
+    let engine = engine::start_all(backends, info, engine_limits, metrics).context("the engine threads")?;
     let service = Service::new(ServiceParts {
         names: served_names(&settings.model.served_names, &source),
         root: source.name(),
         tokenizer,
         limits,
         attention: model.attention.or(marker.attention).unwrap_or_default(),
-        adapter_loader,
+        adapter_loaders,
         max_choices: settings.limits.max_choices,
         timeout: Some(settings.server.request_timeout()),
         decode: settings.decode,
@@ -151,6 +158,14 @@ fn load(settings: &Settings, hub: &Hub, metrics: Arc<Metrics>) -> Result<(Servic
         service.load_adapter(name, &ModelSource::folder(folder))?;
     }
     Ok((service.with_texts(template, texts), engine))
+}
+
+/// K/V memory of each engine, in bytes: what the device with the least can give, so that a request that fits one fits all.
+fn kv_bytes(backends: &[CandleBackend], asked: Option<usize>) -> usize {
+    let budgets = backends.iter().map(|backend| backend.kv_budget(asked));
+    let bytes = budgets.min().unwrap_or(engine::KV_BYTES);
+    tracing::info!(engines = backends.len(), kv_bytes = bytes, "K/V memory of each engine");
+    bytes
 }
 
 /// What clients may call the model: as they were told, else as it calls itself.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use clap::Parser;
-use evotoken::backend::device::DeviceChoice;
+use evotoken::backend::device::Devices;
 use evotoken::config::{Flags, Settings};
 use evotoken::decode::DecodeOptions;
 
@@ -130,7 +130,11 @@ fn flags_go_before_the_environment_and_the_environment_before_the_file() {
         ("EVOTOKEN__SERVER__RUNTIME_ADAPTERS", "true"),
         ("OTHER__SERVER__PORT", "9"),
     ]);
-    let flags = Flags { port: Some(3), device: Some(DeviceChoice::Cpu), ..Flags::default() };
+    let flags = Flags {
+        port: Some(3),
+        device: Some("cpu,cpu".parse::<Devices>().expect("devices")),
+        ..Flags::default()
+    };
     let settings = Settings::from_layers(file, environment, &flags).expect("valid settings");
     assert_eq!((settings.server.port, settings.server.playground), (3, false));
     assert_eq!(settings.server.host.to_string(), "::1");
@@ -140,7 +144,7 @@ fn flags_go_before_the_environment_and_the_environment_before_the_file() {
     assert_eq!(settings.server.api_keys.iter().collect::<Vec<_>>(), ["one", "two"]);
     assert_eq!(settings.model.served_names, ["12", "lab/echo"]);
     assert_eq!(settings.model.adapters, folders(&[("a-1", "b/c"), ("x", "y")]));
-    assert_eq!(settings.model.device, DeviceChoice::Cpu);
+    assert_eq!(settings.model.device.to_string(), "cpu,cpu");
 }
 
 #[test]

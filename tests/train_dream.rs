@@ -7,7 +7,7 @@ use std::process::Command;
 
 use evotoken::backend::CandleBackend;
 use evotoken::backend::device::DeviceChoice;
-use evotoken::engine::batch::{Backend, Segment, SlotId, StepBatch};
+use evotoken::engine::batch::{AdapterId, Backend, Segment, SlotId, StepBatch};
 use evotoken::model::ModelSource;
 use evotoken::train::network::Input;
 use evotoken::train::ops::Mixture;
@@ -99,7 +99,10 @@ fn finetune(recipe: &str, [model, rows]: &[PathBuf; 2], out: &Path) {
 /// Logits of the positions from 1 on through the code that serves.
 fn served(model: &Path, adapter: Option<&Path>) -> Vec<f32> {
     let mut backend = CandleBackend::load(&ModelSource::folder(model), DeviceChoice::Cpu).unwrap();
-    let load = |folder| backend.adapter_loader().load(&ModelSource::folder(folder)).unwrap();
+    let load = |folder| {
+        backend.adapter_loader().load(AdapterId(1), &ModelSource::folder(folder)).unwrap();
+        AdapterId(1)
+    };
     let adapter = adapter.map(load);
     let (slot, canvas) = (SlotId { index: 0, generation: 0 }, IDS.len());
     backend.open_slot(slot, canvas).unwrap();

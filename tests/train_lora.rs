@@ -7,7 +7,7 @@ use std::path::Path;
 
 use candle_core::Tensor;
 use evotoken::backend::{CandleBackend, device::DeviceChoice};
-use evotoken::engine::batch::{Backend, Segment, SlotId, StepBatch};
+use evotoken::engine::batch::{AdapterId, Backend, Segment, SlotId, StepBatch};
 use evotoken::model::ModelSource;
 use evotoken::train::data::{TokenRows, countdown};
 use evotoken::train::lora::{LoraPath, LoraSettings};
@@ -205,7 +205,10 @@ fn accumulated_gradients_are_a_mean() {
 /// All logits of a text through the code that serves.
 fn served(model: &Path, adapter: Option<&Path>) -> Vec<f32> {
     let mut backend = CandleBackend::load(&ModelSource::folder(model), DeviceChoice::Cpu).unwrap();
-    let load = |folder| backend.adapter_loader().load(&ModelSource::folder(folder)).unwrap();
+    let load = |folder| {
+        backend.adapter_loader().load(AdapterId(1), &ModelSource::folder(folder)).unwrap();
+        AdapterId(1)
+    };
     let adapter = adapter.map(load);
     let slot = SlotId { index: 0, generation: 0 };
     let canvas = IDS.len();

@@ -13,13 +13,15 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
+use crate::engine::KV_BYTES;
 use crate::engine::batch::{AdapterId, Backend, BackendError, PrefixId, SlotId, StepBatch, StepOutput};
 use crate::engine::variant::AdapterLoader;
 use crate::model::adapters::{Adapters, PackedLoader};
 use crate::model::device::Tally;
 use crate::model::loader::Weights;
+use crate::model::product::Holding;
 use crate::model::{ModelConfig, ModelError, ModelSource, Transformer};
 use device::{DeviceChoice, Placement};
 use device_tick::DeviceTick;
@@ -33,6 +35,8 @@ pub struct CandleBackend {
     adapters: Adapters,
     loader: Arc<PackedLoader>,
     tick: Box<dyn Tick>,
+    /// The memory of its pool of K/V, in bytes, where it has one.
+    pool_bytes: Option<usize>,
 }
 
 impl CandleBackend {
@@ -67,12 +71,43 @@ impl CandleBackend {
     ) -> std::result::Result<Self, ModelError> {
         let Placement { device, holding } = placement.into();
         let device = device.open()?;
+        Self::pooled(source, holding, &device, Some(kv_bytes))
+    }
+
+    /// Load a model as it is served: on the CPU as [`Self::load`] does, on a GPU as [`Self::load_pooled`], with as much K/V
+    /// memory as is asked for and there is, else what the weights leave free.
+    ///
+    /// # Errors
+    /// As these, and the device is not there.
+    pub fn load_to_serve(
+        source: &ModelSource,
+        placement: impl Into<Placement>,
+        kv_bytes: Option<usize>,
+    ) -> std::result::Result<Self, ModelError> {
+        let Placement { device, holding } = placement.into();
+        let device = device.open()?;
+        if device.is_cpu() {
+            return Self::load(source, Placement { device: DeviceChoice::Cpu, holding });
+        }
+        let loaded = Self::pooled(source, holding, &device, kv_bytes);
+        loaded.map_err(|error| device::explained(&device, error))
+    }
+
+    /// The weights first: what they leave is for K/V.
+    fn pooled(
+        source: &ModelSource,
+        holding: Holding,
+        device: &Device,
+        kv_bytes: Option<usize>,
+    ) -> std::result::Result<Self, ModelError> {
         let config = ModelConfig::load(source)?;
-        let weights = Weights::open(source, holding, &device)?.on_device()?;
-        let tick = DeviceTick::new(&config, weights.dense(), kv_bytes, &device);
+        let weights = Weights::open(source, holding, device)?.on_device()?;
+        let model = Transformer::load(config, &weights, device)?;
+        let kv_bytes = device::kv_budget(device, kv_bytes);
+        let tick = DeviceTick::new(model.config(), weights.dense(), kv_bytes, device);
         let no_memory = |e| ModelError::file("K/V memory", format!("{kv_bytes} bytes cannot be had: {e}"));
         let tick = Box::new(tick.map_err(no_memory)?);
-        Ok(Self::new(Transformer::load(config, &weights, &device)?, &weights, tick))
+        Ok(Self { pool_bytes: Some(kv_bytes), ..Self::new(model, &weights, tick) })
     }
 
     /// A model whose weights are in memory, by their names in a checkpoint.
@@ -91,7 +126,7 @@ impl CandleBackend {
 
     fn new(model: Transformer, weights: &Weights, tick: Box<dyn Tick>) -> Self {
         let (adapters, loader) = Adapters::new(model.config(), model.device(), weights.dense());
-        Self { model, adapters, loader: Arc::new(loader), tick }
+        Self { model, adapters, loader: Arc::new(loader), tick, pool_bytes: None }
     }
 
     /// What ticks asked of the device so far.
@@ -113,6 +148,11 @@ impl CandleBackend {
     /// Sizes and constants of the model.
     pub fn config(&self) -> &ModelConfig {
         self.model.config()
+    }
+
+    /// K/V memory that it may take, in bytes: what was asked for, unless it has a pool of a size.
+    pub fn kv_budget(&self, asked: Option<usize>) -> usize {
+        self.pool_bytes.or(asked).unwrap_or(KV_BYTES)
     }
 
     /// How often a weight matrix, or an adapter's change of one, was applied so far.

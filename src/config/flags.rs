@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::Parser;
 
-use crate::backend::device::DeviceChoice;
+use crate::backend::device::Devices;
 use crate::command::Command;
 use crate::model::product::Holding;
 use crate::telemetry::version;
@@ -33,9 +33,9 @@ pub struct Flags {
     /// What clients may call the model; answers carry the first
     #[arg(long, value_name = "NAME", num_args = 1..)]
     pub served_model_name: Vec<String>,
-    /// Where the model runs
-    #[arg(long)]
-    pub device: Option<DeviceChoice>,
+    /// Where the model runs: auto, cpu, cuda, cuda:N, or several with commas, of which each gets an engine
+    #[arg(long, value_name = "DEVICES")]
+    pub device: Option<Devices>,
     /// In which format weight matrices are held in memory
     #[arg(long, visible_alias = "quantize", value_name = "FORMAT")]
     pub weights: Option<Holding>,

@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::api::serve::ConnectionLimits;
-use crate::backend::device::{DeviceChoice, Placement};
+use crate::backend::device::{Devices, Placement};
 use crate::decode::Attention;
-use crate::engine::EngineLimits;
+use crate::engine::{self, EngineLimits};
 use crate::guide::GuideLimits;
 use crate::model::product::Holding;
 use crate::service::Guides;
@@ -148,16 +148,17 @@ pub struct ModelSettings {
     pub served_names: Vec<String>,
     /// Which positions see which; `None`: as the folder's `evotoken.json` says, else all see all.
     pub attention: Option<Attention>,
-    /// Where it runs.
-    pub device: DeviceChoice,
+    /// Where it runs: on each of these.
+    pub device: Devices,
     /// In which format its weight matrices are held.
     pub weights: Holding,
 }
 
 impl ModelSettings {
-    /// Where the weights are, and in which format.
-    pub fn placement(&self) -> Placement {
-        Placement { device: self.device, holding: self.weights }
+    /// Where the weights are, and in which format, for each engine.
+    pub fn placements(&self) -> impl Iterator<Item = Placement> {
+        let holding = self.weights;
+        self.device.iter().map(move |device| Placement { device, holding })
     }
 }
 
@@ -167,10 +168,10 @@ impl ModelSettings {
 pub struct EngineSettings {
     /// Most sequences waiting for a slot.
     pub queue: usize,
-    /// Most sequences running.
+    /// Most sequences running on each device.
     pub slots: usize,
-    /// Most bytes of K/V memory in use.
-    pub kv_bytes: usize,
+    /// Most bytes of K/V memory in use on each device; `None`: 4 GiB, and on a GPU what the weights leave free.
+    pub kv_bytes: Option<usize>,
     /// Most bytes of finished prefixes kept for other sequences of a block-causal model; 0: none.
     pub prefix_cache_bytes: usize,
     /// Packed rows a tick aims at.
@@ -184,7 +185,7 @@ impl Default for EngineSettings {
         Self {
             queue: 256,
             slots: 64,
-            kv_bytes: 4 << 30,
+            kv_bytes: None,
             prefix_cache_bytes: 1 << 30,
             rows_per_tick: 1024,
             event_buffer: 64,
@@ -196,6 +197,7 @@ impl From<&EngineSettings> for EngineLimits {
     fn from(settings: &EngineSettings) -> Self {
         let EngineSettings { queue, slots, kv_bytes, prefix_cache_bytes, rows_per_tick, event_buffer } =
             *settings;
+        let kv_bytes = kv_bytes.unwrap_or(engine::KV_BYTES);
         Self { queue, slots, kv_bytes, prefix_cache_bytes, rows_per_tick, event_buffer }
     }
 }

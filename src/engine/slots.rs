@@ -61,6 +61,11 @@ impl SlotPool {
         self.0.borrow().used_bytes
     }
 
+    /// Slots that nobody holds.
+    pub fn free_slots(&self) -> usize {
+        self.0.borrow().free.len()
+    }
+
     /// Bytes that no slot takes.
     pub fn free_bytes(&self) -> usize {
         let pool = self.0.borrow();

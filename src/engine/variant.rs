@@ -34,12 +34,18 @@ impl Variant {
 #[derive(Debug)]
 pub struct AdapterLease {
     id: AdapterId,
-    inbox: mpsc::Sender<Message>,
+    /// Of all engines: each has the adapter.
+    inboxes: Arc<[mpsc::Sender<Message>]>,
 }
 
 impl AdapterLease {
-    pub(super) fn new(id: AdapterId, inbox: mpsc::Sender<Message>) -> Self {
-        Self { id, inbox }
+    pub(super) fn new(id: AdapterId, inboxes: Arc<[mpsc::Sender<Message>]>) -> Self {
+        Self { id, inboxes }
+    }
+
+    /// The adapter's number in the backends.
+    pub fn id(&self) -> AdapterId {
+        self.id
     }
 }
 
@@ -51,16 +57,19 @@ impl PartialEq for AdapterLease {
 
 impl Drop for AdapterLease {
     fn drop(&mut self) {
-        // A thread that has ended gave all its memory back.
-        let _ = self.inbox.send(Message::DropAdapter(self.id));
+        for inbox in self.inboxes.iter() {
+            // A thread that has ended gave all its memory back.
+            let _ = inbox.send(Message::DropAdapter(self.id));
+        }
     }
 }
 
 /// Brings adapters into a backend's memory, on a thread that may wait for files: the engine's must not.
 pub trait AdapterLoader: std::fmt::Debug + Send + Sync {
-    /// Read a PEFT LoRA folder. From now on the backend has it; [`super::EngineHandle::hold`] says for how long.
+    /// Read a PEFT LoRA folder, to be asked for by a number that no other adapter of the backend had. From now on the backend
+    /// has it; the lease of this number ([`super::EngineHandle::new_adapter`]) says for how long.
     ///
     /// # Errors
     /// Names the file or tensor that is missing, or that does not fit the model. Nothing is held then.
-    fn load(&self, source: &ModelSource) -> Result<AdapterId, ModelError>;
+    fn load(&self, id: AdapterId, source: &ModelSource) -> Result<(), ModelError>;
 }

@@ -1,22 +1,21 @@
 //! The engine thread. It owns the backend, the slots and the sequences: no locks, and it sleeps when there is nothing
 //! to do.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::batch::{AdapterId, Backend, BackendError, RowsView, StepBatch, StepOutput};
 use super::event::{BlockEvent, SequenceError};
 use super::fault::{caught, reason};
 use super::long::LongStep;
+use super::queue::{Load, Queue};
 use super::scheduler::{self, Candidate};
 use super::sequence::{Part, Sequence, Ticket};
 use super::sharing::Sharing;
 use super::slots::{SlotLease, SlotPool};
+use super::tally::{of_queued, of_sequence, of_steps};
 use super::{EngineLimits, ModelInfo};
 use crate::decode::StepPlan;
 use crate::telemetry::metrics::{FinishStats, Metrics, Outcome, TickStats};
@@ -24,8 +23,8 @@ use crate::telemetry::metrics::{FinishStats, Metrics, Outcome, TickStats};
 /// What the handle tells the thread.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// The sequences of one request, each with its place in the queue.
-    Submit(Vec<(Ticket, OwnedSemaphorePermit)>),
+    /// Somebody waits in the queue.
+    Look,
     /// Nobody uses this adapter any more.
     DropAdapter(AdapterId),
     /// Take nothing new.
@@ -50,14 +49,24 @@ struct Turn {
 /// Steps of one pass, with what the model thinks of their rows; `None`: the pass failed.
 type Done = (Vec<(usize, StepPlan)>, Option<StepOutput>);
 
+/// Which engine a worker is, and what connects it to the others.
+pub(super) struct Engine {
+    pub number: usize,
+    pub inbox: Receiver<Message>,
+    pub queue: Arc<Queue>,
+    /// Its own.
+    pub metrics: Arc<Metrics>,
+}
+
 pub(super) struct Worker<B> {
     backend: B,
     model: ModelInfo,
     limits: EngineLimits,
+    number: usize,
     metrics: Arc<Metrics>,
     inbox: Receiver<Message>,
+    queue: Arc<Queue>,
     mode: Mode,
-    waiting: VecDeque<(Ticket, OwnedSemaphorePermit)>,
     /// In order of arrival.
     running: Vec<Sequence>,
     slots: SlotPool,
@@ -66,33 +75,31 @@ pub(super) struct Worker<B> {
 }
 
 impl<B: Backend> Worker<B> {
-    pub fn new(
-        backend: B,
-        model: ModelInfo,
-        limits: EngineLimits,
-        metrics: Arc<Metrics>,
-        inbox: Receiver<Message>,
-    ) -> Self {
+    pub fn new(backend: B, model: ModelInfo, limits: EngineLimits, engine: Engine) -> Self {
+        let Engine { number, inbox, queue, metrics } = engine;
         let slots = SlotPool::new(limits.slots, limits.kv_bytes);
         let sharing = Sharing::new(&limits, Arc::clone(&metrics));
-        metrics.set_limits(limits.queue, limits.slots);
-        let (mode, waiting, running) = (Mode::Open, VecDeque::new(), Vec::new());
-        Self { backend, model, limits, metrics, inbox, mode, waiting, running, slots, sharing, tick: 0 }
+        metrics.set_slot_limit(limits.slots);
+        let (mode, running) = (Mode::Open, Vec::new());
+        Self { backend, model, limits, number, metrics, inbox, queue, mode, running, slots, sharing, tick: 0 }
     }
 
     /// Until the engine is stopped, or drained, or nobody can submit any more.
     pub fn run(mut self) {
         while self.receive() {
             // The model's panics are caught closer by, see `caught`. One of our own must not end the server either: nobody
-            // knows whose it is, so everybody's sequences fail.
+            // knows whose it is, so all sequences that run here fail.
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.turn())) {
                 tracing::error!(reason = reason(panic), "the engine panicked between the model's steps");
-                self.fail_all(SequenceError::Backend);
+                self.fail_running(SequenceError::Backend);
                 self.sharing.make_room(&mut self.backend, 0);
                 self.release();
             }
         }
-        self.fail_all(SequenceError::Stopping);
+        self.fail_running(SequenceError::Stopping);
+        if self.mode == Mode::Stopped {
+            self.fail_waiting();
+        }
         self.release();
     }
 
@@ -108,14 +115,14 @@ impl<B: Backend> Worker<B> {
     /// Take what is in the inbox; sleep while there is nothing else to do. False: the engine ends.
     fn receive(&mut self) -> bool {
         loop {
-            let idle = self.running.is_empty() && self.waiting.is_empty();
+            let idle = self.running.is_empty() && !self.queue.has_any_for(self.number, self.load());
             let message = match (idle, &self.mode) {
                 (_, Mode::Stopped) | (true, Mode::Draining) => return false,
                 (true, Mode::Open) => self.inbox.recv().map_err(|_| TryRecvError::Disconnected),
                 (false, _) => self.inbox.try_recv(),
             };
             match message {
-                Ok(Message::Submit(tickets)) => self.waiting.extend(tickets),
+                Ok(Message::Look) => {}
                 Ok(Message::DropAdapter(adapter)) => self.sharing.drop_adapter(&mut self.backend, adapter),
                 Ok(Message::StopAdmitting) => self.mode = Mode::Draining,
                 Ok(Message::Stop) => self.mode = Mode::Stopped,
@@ -129,29 +136,39 @@ impl<B: Backend> Worker<B> {
     fn reap(&mut self) {
         let now = Instant::now();
         let metrics = &self.metrics;
-        self.waiting.retain(|(ticket, _)| !let_go(metrics, ticket, &queued_stats(ticket, now), now));
-        self.running.retain(|sequence| !let_go(metrics, &sequence.ticket, &stats(sequence, now), now));
+        self.queue.retain(|ticket| !let_go(metrics, ticket, &of_queued(ticket, now), now));
+        self.running.retain(|sequence| !let_go(metrics, &sequence.ticket, &of_sequence(sequence, now), now));
         self.release();
     }
 
-    /// Give slots to the sequences that wait, first come first served.
+    /// Give slots to this engine's share of the sequences that wait, first come first served.
     fn admit(&mut self) {
-        while let Some((ticket, _)) = self.waiting.front() {
+        while let Some(ticket) = self.queue.take(self.number, self.load()) {
             let canvas = ticket.request.canvas();
-            let Some(slot) = self.slots.lease(canvas * self.backend.bytes_per_position()) else { break };
-            let Some((ticket, place)) = self.waiting.pop_front() else { break };
-            drop(place);
+            let slot = self.slots.lease(canvas * self.backend.bytes_per_position());
+            let slot = slot.expect("the queue was told what is free, and nobody else takes it");
             self.start(ticket, slot, canvas);
         }
-        let (used, limit) = (self.slots.used_bytes(), self.limits.kv_bytes);
-        self.metrics.set_load(self.waiting.len(), self.running.len(), used, limit);
+        self.tell_load();
+    }
+
+    fn load(&self) -> Load {
+        Load {
+            sequences: self.running.len(),
+            free_slots: self.slots.free_slots(),
+            free_positions: self.slots.free_bytes() / self.backend.bytes_per_position().max(1),
+        }
+    }
+
+    fn tell_load(&self) {
+        self.metrics.set_load(self.running.len(), self.slots.used_bytes(), self.limits.kv_bytes);
     }
 
     fn start(&mut self, ticket: Ticket, slot: SlotLease, canvas: usize) {
         let now = Instant::now();
         if let Err(error) = self.open(&slot, canvas) {
             tracing::warn!(%error, canvas, "a sequence was refused");
-            self.metrics.finished(Outcome::Failed, &queued_stats(&ticket, now));
+            self.metrics.finished(Outcome::Failed, &of_queued(&ticket, now));
             ticket.fail(SequenceError::OutOfMemory);
             return;
         }
@@ -211,7 +228,7 @@ impl<B: Backend> Worker<B> {
             return;
         }
         let started = Instant::now();
-        let mut stats = tick_stats(&whole);
+        let mut stats = of_steps(&whole);
         let _tick = tracing::debug_span!("tick", sequences = stats.sequences, rows = stats.rows).entered();
         let mut done = Vec::new();
         if !whole.is_empty() {
@@ -313,14 +330,14 @@ impl<B: Backend> Worker<B> {
     fn hand_out(&self, sequence: &Sequence, part: Part, now: Instant) -> bool {
         let outcome = sequence.outcome(&part);
         if let Some(outcome) = outcome {
-            self.metrics.finished(outcome, &stats(sequence, now));
+            self.metrics.finished(outcome, &of_sequence(sequence, now));
         }
         sequence.tell(part);
         outcome.is_some()
     }
 
     fn fail(&self, sequence: &Sequence, error: SequenceError, now: Instant) {
-        self.metrics.finished(Outcome::Failed, &stats(sequence, now));
+        self.metrics.finished(Outcome::Failed, &of_sequence(sequence, now));
         sequence.ticket.fail(error);
     }
 
@@ -329,16 +346,19 @@ impl<B: Backend> Worker<B> {
         for id in self.slots.take_returned() {
             self.backend.close_slot(id);
         }
-        let (used, limit) = (self.slots.used_bytes(), self.limits.kv_bytes);
-        self.metrics.set_load(self.waiting.len(), self.running.len(), used, limit);
+        self.tell_load();
     }
 
-    fn fail_all(&mut self, error: SequenceError) {
+    fn fail_waiting(&self) {
         let now = Instant::now();
-        for (ticket, _) in self.waiting.drain(..) {
-            self.metrics.finished(Outcome::Failed, &queued_stats(&ticket, now));
-            ticket.fail(error);
+        for ticket in self.queue.take_all() {
+            self.metrics.finished(Outcome::Failed, &of_queued(&ticket, now));
+            ticket.fail(SequenceError::Stopping);
         }
+    }
+
+    fn fail_running(&mut self, error: SequenceError) {
+        let now = Instant::now();
         for sequence in std::mem::take(&mut self.running) {
             self.fail(&sequence, error, now);
         }
@@ -356,39 +376,4 @@ fn let_go(metrics: &Metrics, ticket: &Ticket, stats: &FinishStats, now: Instant)
         return false;
     }
     true
-}
-
-fn queued_stats(ticket: &Ticket, now: Instant) -> FinishStats {
-    FinishStats {
-        method: ticket.request.decode().method.name(),
-        prompt_tokens: ticket.request.prompt().len() + ticket.request.suffix().len(),
-        tokens: 0,
-        nfe: 0,
-        canvas_positions: 0,
-        revisions: 0,
-        seconds: now.duration_since(ticket.queued_at).as_secs_f64(),
-    }
-}
-
-fn stats(sequence: &Sequence, now: Instant) -> FinishStats {
-    let (progress, request) = (sequence.progress, &sequence.ticket.request);
-    let denoised = progress.blocks * request.decode().block_length;
-    FinishStats {
-        tokens: progress.tokens,
-        nfe: progress.nfe,
-        canvas_positions: denoised.min(request.max_tokens()),
-        revisions: progress.revisions,
-        ..queued_stats(&sequence.ticket, now)
-    }
-}
-
-fn tick_stats(plan: &[(usize, StepPlan)]) -> TickStats {
-    let refreshes = plan.iter().filter(|(_, step)| step.refresh).count();
-    TickStats {
-        sequences: plan.len(),
-        rows: plan.iter().map(|(_, step)| step.rows()).sum(),
-        refreshes,
-        refinements: plan.len() - refreshes,
-        seconds: 0.0,
-    }
 }

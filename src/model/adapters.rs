@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -106,18 +105,15 @@ pub struct PackedLoader {
     device: Device,
     /// How matrices are held there; `None`: packed for the processor.
     dense: Option<DType>,
-    /// Number of the next adapter.
-    next: AtomicU64,
     to: Sender<(AdapterId, PackedAdapter)>,
 }
 
 impl AdapterLoader for PackedLoader {
-    fn load(&self, source: &ModelSource) -> std::result::Result<AdapterId, ModelError> {
+    fn load(&self, id: AdapterId, source: &ModelSource) -> std::result::Result<(), ModelError> {
         let adapter = PackedAdapter::load(source, &self.config, (&self.device, self.dense))?;
-        let id = AdapterId(self.next.fetch_add(1, Ordering::Relaxed));
         // A backend that is gone needs no adapters.
         let _ = self.to.send((id, adapter));
-        Ok(id)
+        Ok(())
     }
 }
 
@@ -126,10 +122,7 @@ impl Adapters {
     pub fn new(config: &ModelConfig, device: &Device, dense: Option<DType>) -> (Self, PackedLoader) {
         let (to, arriving) = channel();
         let (config, device) = (config.clone(), device.clone());
-        (
-            Self { here: HashMap::new(), arriving },
-            PackedLoader { config, device, dense, next: AtomicU64::new(1), to },
-        )
+        (Self { here: HashMap::new(), arriving }, PackedLoader { config, device, dense, to })
     }
 
     /// Take in what was loaded. An adapter's number is told after it was sent, so it is there when it is first asked for.

@@ -50,6 +50,14 @@ pub enum ModelError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The device is not there, or cannot be used.
+    #[error("device {device}: {reason}")]
+    Device {
+        /// As the user names it.
+        device: String,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
     /// A tensor is missing, misshapen or of an unusable type.
     #[error("tensor {name}: {reason}")]
     Tensor {

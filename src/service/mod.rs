@@ -31,7 +31,7 @@ pub use tokens::Source;
 
 use crate::decode::{Attention, DecodeOptions, ScoringRule};
 use crate::engine::variant::AdapterLoader;
-use crate::engine::{EngineHandle, SequenceError, SubmitError};
+use crate::engine::{BlockEvent, EngineHandle, Reader, SequenceError, SubmitError};
 use crate::text::chat_template::ChatTemplate;
 use crate::text::{Tokenizer, TokenizerConfig};
 use request::{Draft, GenerateRequest, Limits, PromptEcho, RequestError};
@@ -56,8 +56,8 @@ pub struct ServiceParts {
     pub limits: Limits,
     /// Which positions of the model see which, where its adapters say nothing else.
     pub attention: Attention,
-    /// Brings adapters into the engine's backend.
-    pub adapter_loader: Arc<dyn AdapterLoader>,
+    /// Bring adapters into the engines' backends, one for each.
+    pub adapter_loaders: Vec<Arc<dyn AdapterLoader>>,
     /// Most choices of one request: prompts times `n`.
     pub max_choices: usize,
     /// From submission to the end of an answer; `None`: no limit.
@@ -217,7 +217,7 @@ impl Service {
         requests.iter().enumerate().map(one).collect()
     }
 
-    /// Run one short answer, so that the first client does not pay for cold memory.
+    /// Run one short answer on each engine, so that the first clients do not pay for cold memory.
     ///
     /// # Errors
     /// Why the model cannot answer.
@@ -237,9 +237,13 @@ impl Service {
             decode: DecodeOptions::default(),
             guide: None,
         };
-        for stream in &mut self.answer(ask)?.streams {
-            while let Some(event) = stream.next().await {
-                if let TextEvent::Failed(error) = event {
+        let (_, requests) = self.requests(ask).map_err(AskError::from)?;
+        let each = |request| self.parts.engine.submit_to_each(request);
+        let readers: Vec<Vec<Reader>> =
+            requests.iter().map(each).collect::<Result<_, _>>().map_err(AskError::from)?;
+        for mut reader in readers.into_iter().flatten() {
+            while let Some(event) = reader.recv().await {
+                if let BlockEvent::Failed(error) = event {
                     return Err(error.into());
                 }
             }

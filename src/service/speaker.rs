@@ -171,7 +171,7 @@ impl Service {
     }
 
     fn read_adapter(&self, name: &str, source: &ModelSource) -> Result<Speaker, ModelError> {
-        let ServiceParts { attention, defaults, limits, adapter_loader, engine, .. } = &self.parts;
+        let ServiceParts { attention, defaults, limits, adapter_loaders, engine, .. } = &self.parts;
         let own = GenerationDefaults::load(source)?;
         // Which tokens end an answer is the model's, because the engine and the rules of guided answers know one set.
         let others = |ids: &&Vec<u32>| !same(ids, &limits.eos_ids);
@@ -180,13 +180,17 @@ impl Service {
             return Err(ModelError::File { file: "generation_config.json".to_owned(), reason });
         }
         let attention = Marker::load(source)?.attention.unwrap_or(*attention);
-        let adapter = Some(engine.hold(adapter_loader.load(source)?));
+        let adapter = engine.new_adapter();
+        for loader in adapter_loaders {
+            // If one cannot, the others give it back with the lease.
+            loader.load(adapter.id(), source)?;
+        }
         Ok(Speaker {
             name: name.to_owned(),
             root: source.place(),
             parent: Some(self.name().to_owned()),
             created: unix_seconds(),
-            variant: Variant { attention, adapter },
+            variant: Variant { attention, adapter: Some(adapter) },
             defaults: own.or(defaults),
         })
     }

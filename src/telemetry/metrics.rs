@@ -1,14 +1,15 @@
 //! Prometheus metrics: one owned struct of typed handles, no globals. A field's doc comment is its HELP text.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder,
 };
 
+pub use super::outcome::Outcome;
 use super::series::{
-    COUNTS, ROWS, SECONDS, TICK_SECONDS, TOKENS_PER_FORWARD, counter, counters, float, float_gauge, gauge,
-    gauges, histogram, histograms, label_aliases, register, signed, without_aliases,
+    COUNTS, ROWS, SECONDS, TICK_SECONDS, TOKENS_PER_FORWARD, by_engine, counter, counters, float,
+    float_gauge, gauge, gauges, histogram, histograms, label_aliases, register, signed, without_aliases,
 };
 use super::version;
 
@@ -25,42 +26,6 @@ pub struct TickStats {
     pub refinements: usize,
     /// Duration of the forward pass, in seconds.
     pub seconds: f64,
-}
-
-/// How a sequence ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// End-of-text, or a stop string.
-    Stop,
-    /// The answer is as long as was asked for.
-    Length,
-    /// Its reader went away.
-    Cancelled,
-    /// The server's fault, or a deadline.
-    Failed,
-}
-
-impl Outcome {
-    const ALL: [Self; 4] = [Self::Stop, Self::Length, Self::Cancelled, Self::Failed];
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Stop => "stop",
-            Self::Length => "length",
-            Self::Cancelled => "cancelled",
-            Self::Failed => "failed",
-        }
-    }
-
-    /// vLLM's word for it.
-    fn vllm_label(self) -> &'static str {
-        match self {
-            Self::Stop => "stop",
-            Self::Length => "length",
-            Self::Cancelled => "abort",
-            Self::Failed => "error",
-        }
-    }
 }
 
 /// Totals of a sequence that ended.
@@ -101,6 +66,8 @@ macro_rules! metrics {
             registry: Registry,
             /// What the model is called, once that is known.
             model: OnceLock<String>,
+            /// Of the engines after the first.
+            others: OnceLock<Vec<Arc<Metrics>>>,
             $( #[doc = $help] $field: $kind, )+
         }
 
@@ -112,7 +79,8 @@ macro_rules! metrics {
                     let $field: $kind = $make($name, $help.trim());
                     register(&registry, &$field);
                 )+
-                let metrics = Self { registry, model: OnceLock::new(), $( $field, )+ };
+                let (model, others) = (OnceLock::new(), OnceLock::new());
+                let metrics = Self { registry, model, others, $( $field, )+ };
                 metrics.begin();
                 metrics
             }
@@ -243,16 +211,30 @@ impl Metrics {
         }
     }
 
-    /// How many sequences may wait and run.
-    pub fn set_limits(&self, waiting: usize, running: usize) {
+    /// Metrics for each of so many engines: the first one's are these, which show the others' too. Only the first call makes any.
+    pub fn of_engines(self: &Arc<Self>, count: usize) -> Vec<Arc<Self>> {
+        let others = self.others.get_or_init(|| (1..count).map(|_| Arc::new(Self::new())).collect());
+        std::iter::once(self).chain(others).cloned().collect()
+    }
+
+    /// How many sequences may wait.
+    pub fn set_queue_limit(&self, waiting: usize) {
         self.waiting_limit.set(signed(waiting));
+    }
+
+    /// How many sequences may run on an engine.
+    pub fn set_slot_limit(&self, running: usize) {
         self.running_limit.set(signed(running));
     }
 
-    /// The engine's load: sequences, and K/V memory in bytes.
-    pub fn set_load(&self, waiting: usize, running: usize, kv_bytes_used: usize, kv_bytes_limit: usize) {
+    /// Sequences that wait.
+    pub fn set_waiting(&self, waiting: usize) {
         self.waiting.set(signed(waiting));
         self.vllm_waiting.set(signed(waiting));
+    }
+
+    /// The engine's load: sequences, and K/V memory in bytes.
+    pub fn set_load(&self, running: usize, kv_bytes_used: usize, kv_bytes_limit: usize) {
         self.running.set(signed(running));
         self.vllm_running.set(signed(running));
         self.kv_bytes_used.set(signed(kv_bytes_used));
@@ -361,12 +343,18 @@ impl Metrics {
 
     /// All metrics in Prometheus' text format.
     pub fn render(&self) -> String {
-        let mut families = self.registry.gather();
-        match self.model.get() {
-            Some(model) => label_aliases(&mut families, model),
-            // Series without a name would go away once the model has one.
-            None => without_aliases(&mut families),
-        }
+        let others = self.others.get().map_or(&[][..], Vec::as_slice);
+        let all = std::iter::once(self).chain(others.iter().map(Arc::as_ref)).enumerate();
+        let gathered = all.map(|(engine, metrics)| {
+            let mut families = metrics.registry.gather();
+            match self.model.get() {
+                Some(model) => label_aliases(&mut families, model, engine),
+                // Series without a name would go away once the model has one.
+                None => without_aliases(&mut families),
+            }
+            families
+        });
+        let families = if others.is_empty() { gathered.flatten().collect() } else { by_engine(gathered) };
         let mut text = String::new();
         if let Err(error) = TextEncoder::new().encode_utf8(&families, &mut text) {
             tracing::error!(%error, "the metrics could not be written");

@@ -2,6 +2,7 @@
 
 pub mod metrics;
 pub mod otlp;
+mod outcome;
 mod series;
 pub mod trace;
 pub mod version;

@@ -1,5 +1,8 @@
 //! How the series of [`super::metrics`] are made: names, labels, buckets.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use prometheus::core::Collector;
 use prometheus::proto::{LabelPair, MetricFamily};
 use prometheus::{
@@ -74,17 +77,57 @@ pub(super) fn float(n: usize) -> f64 {
     n as f64
 }
 
-/// Give the aliases the labels that vLLM's have. This server has one engine, the first.
-pub(super) fn label_aliases(families: &mut [MetricFamily], model: &str) {
-    let pair = |name: &str, value: &str| {
-        let mut pair = LabelPair::default();
-        pair.set_name(name.to_owned());
-        pair.set_value(value.to_owned());
-        pair
-    };
+/// What is told of the whole server, not of each engine.
+const OF_THE_SERVER: &[&str] = &[
+    "evotoken_build_info",
+    "evotoken_model_info",
+    "evotoken_sequences_waiting",
+    "evotoken_sequences_waiting_limit",
+    "evotoken_connections",
+    "evotoken_http_requests_total",
+    "evotoken_http_errors_total",
+    "vllm:lora_requests_info",
+    "vllm:num_requests_waiting",
+];
+
+fn pair(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value.to_owned());
+    pair
+}
+
+/// The series of several engines as one text shows them: each with its engine's number, but for those of the server, which
+/// are the first one's.
+pub(super) fn by_engine(engines: impl Iterator<Item = Vec<MetricFamily>>) -> Vec<MetricFamily> {
+    let mut all: BTreeMap<String, MetricFamily> = BTreeMap::new();
+    for (engine, families) in engines.enumerate() {
+        for mut family in families {
+            let of_the_server = OF_THE_SERVER.contains(&family.name());
+            if of_the_server && engine > 0 {
+                continue;
+            }
+            if !of_the_server && !family.name().starts_with(ALIAS) {
+                for metric in family.mut_metric() {
+                    let mut labels = vec![pair("engine", &engine.to_string())];
+                    labels.extend(metric.take_label());
+                    metric.set_label(labels);
+                }
+            }
+            match all.entry(family.name().to_owned()) {
+                Entry::Vacant(entry) => drop(entry.insert(family)),
+                Entry::Occupied(mut entry) => entry.get_mut().mut_metric().extend(family.take_metric()),
+            }
+        }
+    }
+    all.into_values().collect()
+}
+
+/// Give the aliases of an engine the labels that vLLM's have.
+pub(super) fn label_aliases(families: &mut [MetricFamily], model: &str, engine: usize) {
     for family in families.iter_mut().filter(|family| family.name().starts_with(ALIAS)) {
         for metric in family.mut_metric() {
-            let mut labels = vec![pair("engine", "0"), pair("model_name", model)];
+            let mut labels = vec![pair("engine", &engine.to_string()), pair("model_name", model)];
             labels.extend(metric.take_label());
             metric.set_label(labels);
         }

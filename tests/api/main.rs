@@ -132,7 +132,7 @@ impl Plan {
             tokenizer,
             limits,
             attention: Attention::Full,
-            adapter_loader: Arc::new(fake::FakeLoader::default()),
+            adapter_loaders: vec![Arc::new(fake::FakeLoader)],
             max_choices: settings.limits.max_choices,
             timeout,
             decode: settings.decode,

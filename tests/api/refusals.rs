@@ -166,7 +166,7 @@ async fn parameters_that_cannot_be_honored() {
 #[tokio::test]
 async fn what_does_not_fit() {
     let server = Plan::with(|plan| {
-        plan.settings.engine.kv_bytes = 1000;
+        plan.settings.engine.kv_bytes = Some(1000);
         plan.settings.limits.max_scored_tokens = 10;
     })
     .start();

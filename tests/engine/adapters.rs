@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{Device, Tensor};
 use evotoken::backend::CandleBackend;
@@ -67,7 +68,10 @@ fn configure(folder: &Path, config: &Value) {
 }
 
 fn load(backend: &CandleBackend, folder: &Path) -> AdapterId {
-    backend.adapter_loader().load(&ModelSource::folder(folder)).unwrap()
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let id = AdapterId(NEXT.fetch_add(1, Ordering::Relaxed));
+    backend.adapter_loader().load(id, &ModelSource::folder(folder)).unwrap();
+    id
 }
 
 /// The model, its weights held like this.
@@ -213,7 +217,7 @@ fn an_adapter_that_does_not_fit_is_refused_with_the_file_and_tensor_at_fault_and
     let backend = backend();
     let refused = |folder: &TempDir| {
         let source = ModelSource::folder(folder.path());
-        let error = backend.adapter_loader().load(&source).unwrap_err().to_string();
+        let error = backend.adapter_loader().load(AdapterId(1), &source).unwrap_err().to_string();
         assert!(!error.contains('\n'), "{error}");
         error
     };

@@ -12,6 +12,7 @@ mod long;
 mod prefix;
 mod prefix_schedules;
 mod progress;
+mod replicas;
 mod schedules;
 mod scoring;
 mod shared;

@@ -32,7 +32,11 @@ fn engine((family, mask_id): (&str, u32), limits: EngineLimits) -> (EngineHandle
     let loader = backend.adapter_loader();
     let engine = start(backend, model, limits, Arc::new(Metrics::new())).unwrap();
     let adapter = ModelSource::folder(fixture(family).join("adapter"));
-    let load = || Some(engine.hold(loader.load(&adapter).unwrap()));
+    let load = || {
+        let lease = engine.new_adapter();
+        loader.load(lease.id(), &adapter).unwrap();
+        Some(lease)
+    };
     let variants = [None, load(), load()].map(|adapter| Variant { adapter, ..prefix::block_causal() });
     (engine, variants.into())
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use candle_core::quantized::GgmlDType;
 use evotoken::backend::CandleBackend;
 use evotoken::backend::device::DeviceChoice;
+use evotoken::engine::batch::AdapterId;
 use evotoken::model::ModelSource;
 use serde_json::{Value as Json, json};
 
@@ -166,7 +167,7 @@ const FOLDERS: [Case; 15] = [
 fn load(source: &ModelSource, adapter: Option<&ModelSource>) -> String {
     let load = || {
         let backend = CandleBackend::load(source, DeviceChoice::Cpu)?;
-        adapter.map(|adapter| backend.adapter_loader().load(adapter)).transpose().map(drop)
+        adapter.map(|adapter| backend.adapter_loader().load(AdapterId(1), adapter)).transpose().map(drop)
     };
     load().unwrap_err().to_string()
 }

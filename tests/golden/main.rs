@@ -63,7 +63,10 @@ fn load_as(folder: &Path, holding: Holding, ticks: Ticks) -> Option<(CandleBacke
     };
     match loaded {
         Ok(backend) => {
-            let load = || backend.adapter_loader().load(&ModelSource::folder(&adapter)).unwrap();
+            let load = || {
+                backend.adapter_loader().load(AdapterId(1), &ModelSource::folder(&adapter)).unwrap();
+                AdapterId(1)
+            };
             let adapter = adapter.is_dir().then(load);
             Some((backend, adapter))
         }

@@ -24,7 +24,9 @@ fn pooled(family: &str, kv_bytes: usize) -> CandleBackend {
 }
 
 fn adapter(backend: &CandleBackend, family: &str) -> AdapterId {
-    backend.adapter_loader().load(&ModelSource::folder(folder(family).join("adapter"))).unwrap()
+    let source = ModelSource::folder(folder(family).join("adapter"));
+    backend.adapter_loader().load(AdapterId(1), &source).unwrap();
+    AdapterId(1)
 }
 
 fn params(answer: usize, block: usize, cache: CacheMode) -> DecodeParams {

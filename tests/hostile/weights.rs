@@ -5,7 +5,7 @@ use std::path::Path;
 use evotoken::backend::CandleBackend;
 use evotoken::backend::device::DeviceChoice;
 use evotoken::decode::{Attention, DecodeOptions, State};
-use evotoken::engine::batch::{Backend, SlotId, StepBatch};
+use evotoken::engine::batch::{AdapterId, Backend, SlotId, StepBatch};
 use evotoken::model::{ModelError, ModelSource};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -137,7 +137,7 @@ pub fn answers(model: &Path, adapter: Option<&Path>) -> bool {
 pub fn runs(model: &ModelSource, adapter: Option<&Path>) -> bool {
     let load = || {
         let backend = CandleBackend::load(model, DeviceChoice::Cpu)?;
-        let load = |folder| backend.adapter_loader().load(&ModelSource::folder(folder));
+        let load = |folder| backend.adapter_loader().load(AdapterId(1), &ModelSource::folder(folder));
         let adapter = adapter.map(load).transpose()?;
         Ok::<_, ModelError>((backend, adapter))
     };

@@ -4,7 +4,8 @@ use super::*;
 fn every_metric_has_help_and_the_aliases_follow() {
     let metrics = Metrics::new();
     metrics.name_model("lab/echo");
-    metrics.set_load(3, 2, 512, 1024);
+    metrics.set_waiting(3);
+    metrics.set_load(2, 512, 1024);
     metrics.tick(&TickStats { sequences: 2, rows: 20, refreshes: 1, refinements: 1, seconds: 0.01 });
     metrics.admitted(0.5);
     metrics.first_block(0.25);
@@ -58,4 +59,33 @@ fn aliases_wait_for_the_model_s_name_and_keep_the_first() {
         assert!(line.contains("engine=\"0\",model_name=\"first\""), "{line}");
     }
     assert!(!text.contains("another"), "{text}");
+}
+
+#[test]
+fn several_engines_are_told_apart_and_the_server_s_own_numbers_stand_once() {
+    let metrics = Arc::new(Metrics::new());
+    let engines = metrics.of_engines(3);
+    metrics.name_model("m");
+    metrics.set_waiting(4);
+    for (engine, running) in engines.iter().zip([5, 0, 7]) {
+        engine.set_load(running, 0, 1);
+    }
+    engines[2].finished(Outcome::Stop, &FinishStats { method: "mask", nfe: 1, ..FinishStats::default() });
+    let text = metrics.render();
+    for line in [
+        "evotoken_sequences_running{engine=\"0\"} 5",
+        "evotoken_sequences_running{engine=\"1\"} 0",
+        "evotoken_sequences_running{engine=\"2\"} 7",
+        "evotoken_sequences_waiting 4",
+        "vllm:num_requests_waiting{engine=\"0\",model_name=\"m\"} 4",
+        "vllm:num_requests_running{engine=\"2\",model_name=\"m\"} 7",
+        "evotoken_sequences_finished_total{engine=\"2\",outcome=\"stop\"} 1",
+        "evotoken_nfe_count{engine=\"2\",method=\"mask\"} 1",
+        "evotoken_model_info{model=\"m\"} 1",
+    ] {
+        assert!(text.lines().any(|l| l == line), "no line {line:?} in\n{text}");
+    }
+    let of = |name: &str| text.lines().filter(|line| line.starts_with(name)).count();
+    assert_eq!((of("evotoken_build_info"), of("vllm:num_requests_waiting")), (1, 1));
+    assert_eq!(of("# HELP evotoken_sequences_running "), 1);
 }

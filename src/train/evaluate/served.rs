@@ -21,8 +21,6 @@ use crate::text::Tokenizer;
 use crate::train::network::Weights;
 use crate::train::suites::wording::Prompt;
 
-/// Most bytes of K/V memory in use.
-const KV_BYTES: usize = 4 << 30;
 /// Packed rows a tick aims at, as the server's default.
 const ROWS_PER_TICK: usize = 1024;
 
@@ -56,7 +54,7 @@ impl Served {
     /// Names the file or tensor that is missing or unusable.
     pub fn load(source: &ModelSource, adapter: Option<&ModelSource>, in_flight: usize) -> Result<Self> {
         let open = || -> Result<Self> {
-            let backend = CandleBackend::load(source, DeviceChoice::Auto)?;
+            let backend = CandleBackend::load_to_serve(source, DeviceChoice::Auto, None)?;
             let makers = (GenerationDefaults::load(source)?, Marker::load(source)?);
             Self::start(backend, Arc::new(Tokenizer::load(source)?), makers, in_flight)
         };
@@ -77,7 +75,7 @@ impl Served {
         tokenizer: Arc<Tokenizer>,
         in_flight: usize,
     ) -> Result<Self> {
-        let backend = CandleBackend::from_tensors(config.clone(), weights, DeviceChoice::Auto)?;
+        let backend = CandleBackend::from_tensors(config.clone(), weights, DeviceChoice::Cpu)?;
         Self::start(backend, tokenizer, <(GenerationDefaults, Marker)>::default(), in_flight)
     }
 
@@ -102,7 +100,7 @@ impl Served {
         let bounds = EngineLimits {
             queue: usize::MAX,
             slots: in_flight,
-            kv_bytes: KV_BYTES,
+            kv_bytes: backend.kv_budget(None),
             prefix_cache_bytes: 0,
             rows_per_tick: ROWS_PER_TICK,
             // Answers are read one after the other: the last must have room for all its blocks until then.
@@ -117,7 +115,7 @@ impl Served {
             tokenizer: tokenizer.clone(),
             limits,
             attention: marker.attention.unwrap_or_default(),
-            adapter_loader,
+            adapter_loaders: vec![adapter_loader],
             max_choices: 1,
             timeout: None,
             decode: crate::decode::DecodeOptions::default(),
