@@ -11,8 +11,9 @@ use crate::model::kv::slots::{Segmented, Slots};
 use crate::model::transformer::Pass;
 use crate::model::{ModelConfig, host};
 
-/// Most bytes of logits at once: the head runs over chunks of rows, so `[rows, vocabulary]` never exists as a whole.
-const LOGITS_BYTES: usize = 32 << 20;
+/// Most bytes of logits at once: the head runs over chunks of rows, so `[rows, vocabulary]` never exists as a whole. Each chunk
+/// reads the head's weights anew (1 GB of LLaDA-8B's), so there should be few: this is 265 rows of LLaDA's.
+const LOGITS_BYTES: usize = 128 << 20;
 
 /// Slots in host memory, and a step that is cut.
 #[derive(Debug, Default)]
