@@ -163,7 +163,7 @@ pub fn runs(model: &ModelSource, adapter: Option<&Path>) -> bool {
     let state = State::new(&prompt, room, params, Attention::Full, config.mask_id);
     let mut batch = StepBatch::default();
     batch.push_step(&state, &state.plan(), slot, None);
-    batch.adapt(0, adapter);
+    batch.adapt(0, adapter.map(|()| AdapterId(1)));
     // Numbers that are none end a sequence, an error a tick; a panic would be a fault of ours.
     let _ = backend.step(&batch);
     memory::check();
