@@ -135,10 +135,8 @@ fn load(settings: &Settings, hub: &Hub, metrics: Arc<Metrics>) -> Result<(Servic
     };
     let info = ModelInfo { mask_id: config.mask_id, eos_ids };
     let adapter_loaders = backends.iter().map(CandleBackend::adapter_loader).collect();
-    let engine_limits = EngineLimits {
-        kv_bytes: kv_bytes(&backends, settings.engine.kv_bytes),
-        ..EngineLimits::from(&settings.engine)
-    };
+    let (engines, kv_bytes) = (backends.len(), kv_bytes(&backends, settings.engine.kv_bytes));
+    let engine_limits = EngineLimits { kv_bytes, ..EngineLimits::from(&settings.engine) };
     let engine = engine::start_all(backends, info, engine_limits, metrics).context("the engine threads")?;
     let service = Service::new(ServiceParts {
         names: served_names(&settings.model.served_names, &source),
@@ -157,15 +155,14 @@ fn load(settings: &Settings, hub: &Hub, metrics: Arc<Metrics>) -> Result<(Servic
     for (name, folder) in &model.adapters {
         service.load_adapter(name, &ModelSource::folder(folder))?;
     }
+    tracing::info!(engines, kv_bytes, "the model is loaded; so many bytes of K/V memory for each engine");
     Ok((service.with_texts(template, texts), engine))
 }
 
 /// K/V memory of each engine, in bytes: what the device with the least can give, so that a request that fits one fits all.
 fn kv_bytes(backends: &[CandleBackend], asked: Option<usize>) -> usize {
     let budgets = backends.iter().map(|backend| backend.kv_budget(asked));
-    let bytes = budgets.min().unwrap_or(engine::KV_BYTES);
-    tracing::info!(engines = backends.len(), kv_bytes = bytes, "K/V memory of each engine");
-    bytes
+    budgets.min().unwrap_or(engine::KV_BYTES)
 }
 
 /// What clients may call the model: as they were told, else as it calls itself.

@@ -139,10 +139,11 @@ impl DeviceChoice {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(ordinal) => gpu::open(ordinal).map_err(failed),
-            Self::Auto => Ok(gpu::open(0).unwrap_or_else(|reason| {
-                tracing::info!(reason, "the model runs on the CPU");
+            Self::Auto if gpu::BUILT => Ok(gpu::open(0).unwrap_or_else(|reason| {
+                tracing::warn!(reason, "the model runs on the CPU");
                 Device::Cpu
             })),
+            Self::Auto => Ok(Device::Cpu),
         }
     }
 }
@@ -203,6 +204,9 @@ impl From<DeviceChoice> for Placement {
 mod gpu {
     use candle_core::Device;
 
+    /// Whether this program can use GPUs.
+    pub const BUILT: bool = false;
+
     const NOT_BUILT: &str =
         "this program was built without CUDA: build it with --features cuda (docs/cuda.md)";
 
@@ -220,6 +224,9 @@ mod gpu {
     use candle_core::cuda::cudarc::driver::sys::CUresult;
     use candle_core::cuda::cudarc::driver::{CudaContext, DriverError, result};
     use candle_core::{DType, Device, Tensor};
+
+    /// Whether this program can use GPUs.
+    pub const BUILT: bool = true;
 
     /// For which compute capability candle's kernels were compiled, where the build was told: `90` is 9.0.
     const BUILT_FOR: Option<&str> = option_env!("CUDA_COMPUTE_CAP");
