@@ -152,7 +152,7 @@ impl DeviceChoice {
 const TICK_BYTES: usize = 2 << 30;
 
 /// K/V memory that a device may give once the weights are there, in bytes: as much as was `asked` for, on a GPU no more
-/// than nine tenths of what is free beside [`TICK_BYTES`].
+/// than nine tenths of what is free beside `TICK_BYTES`.
 pub fn kv_budget(device: &Device, asked: Option<usize>) -> usize {
     if device.is_cpu() {
         return asked.unwrap_or(KV_BYTES);

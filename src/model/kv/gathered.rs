@@ -2,7 +2,7 @@
 //!
 //! Queries and K/V are gathered by index into padded groups (`strips`), multiplied batched, and what comes out is gathered
 //! back into row order. Heads that share keys and values become rows of one product, so nothing is repeated. A kernel for
-//! segments of different lengths (flash-attn's `varlen`) would take the place of [`GatheredAttention::group`].
+//! segments of different lengths (flash-attn's `varlen`) would take the place of `GatheredAttention::group`.
 
 use candle_core::{D, DType, Result, Tensor};
 
