@@ -80,6 +80,10 @@ cuda-typecheck:
 cuda-build:
     scripts/cuda-build.sh
 
+# A report of what a GPU does with this code: golden cases, batch invariance, step times; further flags go to benches/device.rs.
+gpu-check DEVICE="cuda:0" *FLAGS:
+    scripts/gpu-check.sh {{DEVICE}} {{FLAGS}}
+
 # Archive and checksum of a release, in dist/.
 release:
     scripts/release.py

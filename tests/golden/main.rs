@@ -1,5 +1,6 @@
 //! The golden cases of the reference implementation, through the packed backend that serves.
 //!
+//! Ticks by the operations of a device run on the CPU, or on the device that `GOLDEN_DEVICE` names.
 //! Reads the model folders of `tests/fixtures`, or of the folder that `GOLDENS_DIR` names (the same format).
 //! Tolerances: ids, number of forward passes, selected positions, tokens and top-k ids exactly; probabilities 2e-4;
 //! logits 1e-3.
@@ -41,8 +42,14 @@ fn name(folder: &Path) -> String {
 enum Ticks {
     /// The processor's own kernels, a slot per sequence.
     Host,
-    /// The operations of a device, on the CPU: a pool, one upload and one download.
+    /// The operations of a device, on [`device`]: a pool, one upload and one download.
     Pooled,
+}
+
+/// Where pooled ticks run: the CPU, or what `GOLDEN_DEVICE` names.
+fn device() -> DeviceChoice {
+    let named = std::env::var("GOLDEN_DEVICE").ok();
+    named.map_or(DeviceChoice::Cpu, |name| name.parse().unwrap_or_else(|e| panic!("GOLDEN_DEVICE: {e}")))
 }
 
 /// K/V bytes of a pool: some thousand positions of a golden model.
@@ -56,10 +63,11 @@ fn load(folder: &Path, ticks: Ticks) -> Option<(CandleBackend, Option<AdapterId>
 /// The same with its weights held in some format.
 fn load_as(folder: &Path, holding: Holding, ticks: Ticks) -> Option<(CandleBackend, Option<AdapterId>)> {
     let adapter = folder.join("adapter");
-    let (source, placement) = (ModelSource::folder(folder), Placement { device: DeviceChoice::Cpu, holding });
+    let source = ModelSource::folder(folder);
+    let on = |device| Placement { device, holding };
     let loaded = match ticks {
-        Ticks::Host => CandleBackend::load(&source, placement),
-        Ticks::Pooled => CandleBackend::load_pooled(&source, placement, POOL),
+        Ticks::Host => CandleBackend::load(&source, on(DeviceChoice::Cpu)),
+        Ticks::Pooled => CandleBackend::load_pooled(&source, on(device()), POOL),
     };
     match loaded {
         Ok(backend) => {

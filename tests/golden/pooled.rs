@@ -20,7 +20,7 @@ fn folder(family: &str) -> PathBuf {
 }
 
 fn pooled(family: &str, kv_bytes: usize) -> CandleBackend {
-    CandleBackend::load_pooled(&ModelSource::folder(folder(family)), DeviceChoice::Cpu, kv_bytes).unwrap()
+    CandleBackend::load_pooled(&ModelSource::folder(folder(family)), super::device(), kv_bytes).unwrap()
 }
 
 fn adapter(backend: &CandleBackend, family: &str) -> AdapterId {
