@@ -1,5 +1,8 @@
 //! The program itself: flags, a real connection, and how it ends.
 
+#[path = "hub/model.rs"]
+mod model;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -16,22 +19,12 @@ fn run(arguments: &[&str]) -> Output {
     Command::new(PROGRAM).args(arguments).output().expect("the program starts")
 }
 
-/// A model folder: a tiny network with random weights, and one token per printable ASCII character.
+/// A model folder: a tiny network with random weights.
 fn model() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llada-tiny");
-    for file in ["config.json", "model.safetensors"] {
-        fs::copy(fixture.join(file), folder.path().join(file)).expect("a copy");
+    for (file, content) in model::tiny() {
+        fs::write(folder.path().join(file), content).expect("a file");
     }
-    let mut vocab =
-        serde_json::Map::from_iter([("<pad>".to_owned(), json!(0)), ("<eos>".to_owned(), json!(1))]);
-    for letter in ' '..='~' {
-        vocab.insert(letter.to_string(), json!(vocab.len()));
-    }
-    let tokenizer = json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
-        "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": {"type": "Fuse"},
-        "model": {"type": "BPE", "vocab": vocab, "merges": []}});
-    fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).expect("a tokenizer");
     folder
 }
 

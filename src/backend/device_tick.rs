@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use super::candidates::{self, RowCandidates};
+use super::candidates;
 use super::needed::NeededPlan;
 use super::reduction::{Found, Reduction};
-use super::tick::{Network, Tick, head_rows, sampling, unpark};
+use super::tick::{Network, Parked, Tick, head_rows, push, sampling};
 use crate::engine::batch::{PrefixId, SlotId, StepBatch, StepOutput};
 use crate::model::ModelConfig;
 use crate::model::device::adapters::AdapterPlan;
@@ -29,8 +29,7 @@ pub(super) struct DeviceTick {
     dtype: DType,
     reduction: Reduction,
     head_rows: usize,
-    /// The hidden rows of a step that is cut, and the slot it is of.
-    parked: Option<(SlotId, Tensor)>,
+    parked: Parked,
 }
 
 /// What the layers of a pass are told.
@@ -71,7 +70,7 @@ impl DeviceTick {
         let (dtype, head_rows) = (dense.unwrap_or(DType::F32), head_rows(config, LOGITS_BYTES));
         let pool = Pool::reserve(config, dtype, kv_bytes, device)?;
         let reduction = Reduction::new(config.mask_id, head_rows, device)?;
-        Ok(Self { pool, dtype, reduction, head_rows, parked: None })
+        Ok(Self { pool, dtype, reduction, head_rows, parked: Parked::default() })
     }
 
     fn layers_plan(&self, network: &Network, batch: &StepBatch, upload: &mut Upload) -> Result<LayersPlan> {
@@ -195,13 +194,6 @@ impl DeviceTick {
     }
 }
 
-fn push(output: &mut StepOutput, row: std::result::Result<RowCandidates, String>) {
-    match row {
-        Ok(row) => output.push_row(row.guess, row.top),
-        Err(reason) => output.push_fault(reason),
-    }
-}
-
 /// Whether a row's logits are changed or drawn from, which the host does.
 fn needs_host(sampling: &crate::engine::batch::Sampling) -> bool {
     sampling.adjustment.is_some() || (sampling.temperature > 0.0 && sampling.given.is_none())
@@ -224,7 +216,7 @@ impl Tick for DeviceTick {
 
     fn close(&mut self, slot: SlotId) {
         self.pool.close(slot);
-        self.parked.take_if(|(owner, _)| *owner == slot);
+        self.parked.close(slot);
     }
 
     fn keep(
@@ -253,7 +245,6 @@ impl Tick for DeviceTick {
     ) -> Result<Option<StepOutput>> {
         let Network { model, .. } = network;
         let (config, counts) = (model.config(), model.counts());
-        let slot = batch.segments.first().map(|segment| segment.slot);
         let (begins, ends) = (layers.start == 0, layers.end == config.layers);
         let mut upload = Upload::default();
         let mixture = begins.then(|| MixturePlan::new(batch, model.embedding(), &mut upload)).transpose()?;
@@ -262,11 +253,11 @@ impl Tick for DeviceTick {
         let uploaded = upload.send(model.device(), counts)?;
         let hidden = match mixture {
             Some(mixture) => mixture.mix(model.embedding(), &uploaded, counts)?,
-            None => unpark(&mut self.parked, slot)?,
+            None => self.parked.take(batch)?,
         };
         let hidden = self.layers(network, (&plan, &uploaded), hidden, layers)?;
         let Some(head) = head else {
-            self.parked = slot.map(|slot| (slot, hidden));
+            self.parked.put(batch, hidden);
             return Ok(None);
         };
         self.candidates(network, batch, (&head, &uploaded), &model.finish(&hidden)?).map(Some)

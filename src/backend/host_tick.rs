@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{Result, Tensor};
 
 use super::candidates;
-use super::tick::{Network, Tick, head_rows, row_of, sampling};
+use super::tick::{Network, Parked, Tick, head_rows, push, row_of, sampling};
 use crate::engine::batch::{PrefixId, Segment, SlotId, StepBatch, StepOutput};
 use crate::model::kv::slots::{Segmented, Slots};
 use crate::model::transformer::Pass;
@@ -19,8 +19,7 @@ const LOGITS_BYTES: usize = 128 << 20;
 #[derive(Debug, Default)]
 pub(super) struct HostTick {
     slots: Slots,
-    /// The hidden rows of a step that is cut, and the slot it is of.
-    parked: Option<(SlotId, Tensor)>,
+    parked: Parked,
 }
 
 impl HostTick {
@@ -97,12 +96,7 @@ impl HostTick {
             let logits = network.model.logits(&hidden, &adapters.within(&rows))?;
             let find = |logits: &[f32]| candidates::candidates(logits, mask_id, top_k, sampling);
             let rows = tracing::trace_span!("candidates").in_scope(|| host::read(&logits, find))?;
-            for row in rows {
-                match row {
-                    Ok(row) => output.push_row(row.guess, row.top),
-                    Err(reason) => output.push_fault(reason),
-                }
-            }
+            rows.into_iter().for_each(|row| push(&mut output, row));
         }
         Ok(output)
     }
@@ -119,7 +113,7 @@ impl Tick for HostTick {
 
     fn close(&mut self, slot: SlotId) {
         self.slots.close(slot);
-        self.parked.take_if(|(owner, _)| *owner == slot);
+        self.parked.close(slot);
     }
 
     fn keep(&mut self, _: &Network, prefix: PrefixId, slot: SlotId, stretch: &Range<usize>) -> Result<()> {
@@ -140,14 +134,13 @@ impl Tick for HostTick {
         batch: &StepBatch,
         layers: Range<usize>,
     ) -> Result<Option<StepOutput>> {
-        let slot = batch.segments.first().map(|segment| segment.slot);
         let hidden = match layers.start {
             0 => network.model.embed(batch)?,
-            _ => super::tick::unpark(&mut self.parked, slot)?,
+            _ => self.parked.take(batch)?,
         };
         let hidden = self.layers(network, batch, hidden, layers.clone())?;
         if layers.end < network.model.config().layers {
-            self.parked = slot.map(|slot| (slot, hidden));
+            self.parked.put(batch, hidden);
             return Ok(None);
         }
         let hidden = network.model.finish(&hidden)?;

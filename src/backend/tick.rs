@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use super::candidates::RowSampling;
+use super::candidates::{RowCandidates, RowSampling};
 use crate::engine::batch::{PrefixId, SlotId, StepBatch, StepOutput};
 use crate::model::adapters::Adapters;
 use crate::model::{ModelConfig, Transformer};
@@ -50,10 +50,38 @@ pub(super) trait Tick: std::fmt::Debug + Send {
     fn logits(&mut self, network: &Network, batch: &StepBatch) -> Result<Vec<Vec<f32>>>;
 }
 
-/// The hidden rows of a step that goes on.
-pub(super) fn unpark(parked: &mut Option<(SlotId, Tensor)>, slot: Option<SlotId>) -> Result<Tensor> {
-    let hidden = parked.take().filter(|(owner, _)| Some(*owner) == slot).map(|(_, hidden)| hidden);
-    hidden.ok_or_else(|| candle_core::Error::msg("a step goes on that was not begun"))
+/// The hidden rows of a step that is cut, and the slot it is of.
+#[derive(Debug, Default)]
+pub(super) struct Parked(Option<(SlotId, Tensor)>);
+
+impl Parked {
+    /// Keep the rows of a batch's step until it goes on.
+    pub(super) fn put(&mut self, batch: &StepBatch, hidden: Tensor) {
+        self.0 = batch.segments.first().map(|segment| (segment.slot, hidden));
+    }
+
+    /// The rows of the step that a batch goes on with.
+    ///
+    /// # Errors
+    /// It was not begun.
+    pub(super) fn take(&mut self, batch: &StepBatch) -> Result<Tensor> {
+        let slot = batch.segments.first().map(|segment| segment.slot);
+        let hidden = self.0.take().filter(|(owner, _)| Some(*owner) == slot).map(|(_, hidden)| hidden);
+        hidden.ok_or_else(|| candle_core::Error::msg("a step goes on that was not begun"))
+    }
+
+    /// A slot is given back.
+    pub(super) fn close(&mut self, slot: SlotId) {
+        self.0.take_if(|(owner, _)| *owner == slot);
+    }
+}
+
+/// Append what was found of a row.
+pub(super) fn push(output: &mut StepOutput, row: std::result::Result<RowCandidates, String>) {
+    match row {
+        Ok(row) => output.push_row(row.guess, row.top),
+        Err(reason) => output.push_fault(reason),
+    }
 }
 
 /// Rows that the head may take at once, so that their logits are at most so many bytes.

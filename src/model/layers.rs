@@ -44,7 +44,7 @@ impl Linear {
         counts.add(Op::Broadcast, usize::from(self.bias.is_some()));
     }
 
-    /// x `[rows, in]` → `[rows, out]`. A row's result does not depend on the other rows.
+    /// x `[rows, in]` → `[rows, out]`. With a packed weight a row's result does not depend on the other rows.
     ///
     /// # Errors
     /// The device fails.

@@ -143,21 +143,27 @@ impl Pool {
             (slot.places(stretch.clone())?.to_vec(), slot.left.filter(|_| slot.left_known));
         let Some(held) = self.free.take(from.len()) else { bail!("no memory for K/V") };
         let left = match (&mut self.lefts, from_left) {
-            (Some(lefts), Some(from)) => lefts.take().and_then(|to| lefts.copy(from, to).map(|()| Some(to))),
+            (Some(lefts), Some(_)) => lefts.take().map(Some),
             _ => Ok(None),
         };
-        let copied = self.copy(from, held.iter().collect(), counts);
-        match (copied, left) {
-            (Ok(()), Ok(left)) => {
+        let left = match left {
+            Ok(left) => left,
+            Err(error) => {
+                self.give(held, None);
+                return Err(error);
+            }
+        };
+        let copied = match (&self.lefts, from_left, left) {
+            (Some(lefts), Some(from), Some(to)) => lefts.copy(from, to),
+            _ => Ok(()),
+        };
+        match copied.and_then(|()| self.copy(from, held.iter().collect(), counts)) {
+            Ok(()) => {
                 self.kept.insert(prefix, Kept { start: stretch.start, held, left });
                 Ok(())
             }
-            (Err(error), left) => {
-                self.give(held, left.ok().flatten());
-                Err(error)
-            }
-            (_, Err(error)) => {
-                self.give(held, None);
+            Err(error) => {
+                self.give(held, left);
                 Err(error)
             }
         }

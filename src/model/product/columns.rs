@@ -24,6 +24,7 @@ impl<'a> Columns<'a> {
         let first = rows.as_mut_ptr().cast();
         Columns { first, stride: WIDE * PANEL, rows: rows.len(), panels, memory: PhantomData }
     }
+
     /// Some of the rows, as long as nobody uses all of them.
     pub fn rows(&mut self, rows: Range<usize>) -> Columns<'_> {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "rows of this matrix");

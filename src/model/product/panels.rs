@@ -246,7 +246,6 @@ impl<B: Block> Blocks<B> {
 impl<B: ToPairs> Blocks<B> {
     fn widen_to_tiles(&self, first: usize, (rows, part): (&RowTiles, &Part), to: Columns) {
         let blocks = part.inputs.start / B::INPUTS..part.inputs.end.div_ceil(B::INPUTS);
-        // Of all panels, one after the other, so that what is behind the first is the second.
         let of_panel = blocks.len() * B::INPUTS / 2;
         let mut pairs = vec![[0; PANEL]; to.panels() * of_panel];
         for (panel, pairs) in self.panels(first, to.panels()).zip(pairs.chunks_exact_mut(of_panel)) {
