@@ -157,9 +157,12 @@ fn adjusted<'a>(
     else {
         return Ok(Cow::Borrowed(row));
     };
-    let bad = (0u32..).zip(row).find(|(id, logit)| *id != mask_id && !logit.is_finite());
-    if let Some((id, logit)) = bad {
-        return Err(no_number(id, *logit));
+    // Nothing is above infinity: a look in lanes for what is no finite number.
+    if simd::run(AnyAbove { logits: row, least: f32::INFINITY }) {
+        let bad = (0u32..).zip(row).find(|(id, logit)| *id != mask_id && !logit.is_finite());
+        if let Some((id, logit)) = bad {
+            return Err(no_number(id, *logit));
+        }
     }
     let mut row = row.to_vec();
     adjustment.apply(&mut row, position);

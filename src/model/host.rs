@@ -1,5 +1,7 @@
 //! Tensors in host memory, as slices.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{Device, Result, Shape, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -28,13 +30,22 @@ pub fn read<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
 /// # Errors
 /// The shape has no such rows.
 pub fn fill(shape: &Shape, width: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Result<Tensor> {
-    let mut values = vec![0.0; shape.elem_count()];
+    let count = shape.elem_count();
+    let mut values = Vec::with_capacity(count);
+    let memory = &mut values.spare_capacity_mut()[..count];
     let rows = (PIECE / width).max(1);
-    if values.len() < 2 * PIECE {
-        fill(0, &mut values);
+    // Who fills a piece also makes it zeros before, so that it lies in that core's cache and nobody waits for one thread.
+    let one = |(piece, memory): (usize, &mut [MaybeUninit<f32>])| {
+        memory.fill(MaybeUninit::new(0.0));
+        // SAFETY: all of it was just written.
+        fill(piece * rows, unsafe { memory.assume_init_mut() });
+    };
+    if count < 2 * PIECE {
+        one((0, memory));
     } else {
-        let pieces = values.par_chunks_mut(rows * width).enumerate();
-        pieces.for_each(|(piece, values)| fill(piece * rows, values));
+        memory.par_chunks_mut(rows * width).enumerate().for_each(one);
     }
+    // SAFETY: all pieces have been written.
+    unsafe { values.set_len(count) };
     Tensor::from_vec(values, shape, &Device::Cpu)
 }

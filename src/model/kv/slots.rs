@@ -123,25 +123,30 @@ pub struct Segmented<'a> {
     pub slots: &'a Slots,
 }
 
+impl Segmented<'_> {
+    /// Write the rows' keys and values `[rows, heads, width]` into their slots.
+    fn write(&self, layer: usize, k: &Tensor, v: &Tensor) -> Result<()> {
+        // Segments of one slot are side by side.
+        let sequences: Vec<_> = self.segments.chunk_by(|one, next| one.slot == next.slot).collect();
+        let memories = sequences.iter().map(|segments| {
+            let memory = &self.slots.get(segments[0].slot)?.layers[layer];
+            memory.try_borrow_mut().map_err(candle_core::Error::wrap)
+        });
+        let mut memories = memories.collect::<Result<Vec<_>>>()?;
+        let windows = std::iter::zip(&mut memories, sequences).map(|(memory, segments)| {
+            (&mut **memory, segments.iter().map(|segment| segment.window.clone()).collect())
+        });
+        let windows = windows.collect();
+        host::read(k, |k| host::read(v, |v| attention::write(windows, k, v)))??
+    }
+}
+
 impl Attend for Segmented<'_> {
     fn attend(&self, layer: usize, (q, k, v): (&Tensor, &Tensor, &Tensor)) -> Result<Tensor> {
         let (rows, heads, width) = q.dims3()?;
-        let of_row = k.dim(1)? * width;
         let memories = self.segments.iter().map(|segment| Ok(&self.slots.get(segment.slot)?.layers[layer]));
         let memories = memories.collect::<Result<Vec<_>>>()?;
-        let writes = trace_span!("write").entered();
-        host::read(k, |k| {
-            host::read(v, |v| {
-                let mut first = 0;
-                for (Segment { window, .. }, memory) in std::iter::zip(self.segments, &memories) {
-                    let values = first * of_row..(first + window.len()) * of_row;
-                    memory.borrow_mut().write(window.start, &k[values.clone()], &v[values])?;
-                    first += window.len();
-                }
-                Ok::<_, candle_core::Error>(())
-            })
-        })???;
-        drop(writes);
+        trace_span!("write").in_scope(|| self.write(layer, k, v))?;
         let _entered = trace_span!("attention").entered();
         let memories: Vec<_> = memories.into_iter().map(RefCell::borrow).collect();
         let seen = std::iter::zip(self.segments, &memories).map(|(segment, memory)| Seen {

@@ -8,10 +8,11 @@ use std::arch::x86_64::{
 use std::sync::LazyLock;
 
 use half::bf16;
+use rayon::prelude::*;
 
 use super::blocks::ToPairs;
 use super::columns::Columns;
-use super::{PANEL, Part};
+use super::{PANEL, Part, WORTH_SHARING};
 
 /// Rows of a tile.
 const ROWS: usize = 16;
@@ -26,6 +27,8 @@ const TILE: usize = 1024;
 const BLOCK: usize = 1 << 20;
 /// Tiles of inputs in a part: fewer would write and read back sums too often.
 const DEEPEST: usize = 128;
+/// Tiles that are rounded at a time.
+const SHARED: usize = 32;
 /// Bytes that rows and weights are fetched ahead.
 const AHEAD: usize = 4096;
 
@@ -53,38 +56,37 @@ fn permitted() -> bool {
     false
 }
 
+/// 16 rows of 32 inputs.
+type Tile = [[bf16; INPUTS]; ROWS];
+
 /// Rows in the order in which the unit takes them.
 pub(super) struct RowTiles {
     /// Tiles of 16 rows.
     tiles: usize,
     /// Inputs of a row in tiles.
     depth: usize,
-    /// `[groups of up to TALLEST tiles][inputs / 32][tiles of the group][16 rows][32 inputs]`; rows that are missing to
-    /// the last tile are 0.
-    values: Vec<bf16>,
+    /// `[groups of up to TALLEST tiles][inputs / 32][tiles of the group]`; rows that are missing to the last tile are 0.
+    values: Vec<Tile>,
 }
 
 impl RowTiles {
     /// From x `[rows, inputs]`, filled up with zeros to `width` values a row.
     pub fn new(x: &[f32], inputs: usize, width: usize) -> Self {
-        let (rows, depth) = (x.len() / inputs, width / INPUTS);
-        let tiles = rows.div_ceil(ROWS);
+        let (tiles, depth) = ((x.len() / inputs).div_ceil(ROWS), width / INPUTS);
         assert!(is_there(), "who wants tiles has asked");
-        let mut values = vec![bf16::ZERO; tiles * depth * ROWS * INPUTS];
-        for (row, from) in x.chunks_exact(inputs).enumerate() {
-            let (tile, lane) = (row / ROWS, row % ROWS);
-            let group = tile / TALLEST * TALLEST;
+        let tile = |at: usize| {
+            let group = at / (TALLEST * depth) * TALLEST;
             let height = TALLEST.min(tiles - group);
-            for (deep, from) in from.chunks(INPUTS).enumerate() {
-                let at = group * depth + deep * height + tile - group;
-                let to = &mut values[(at * ROWS + lane) * INPUTS..][..from.len()];
-                match (<&[f32; INPUTS]>::try_from(from), <&mut [bf16; INPUTS]>::try_from(&mut *to)) {
-                    // SAFETY: who has the unit has AVX-512 with bf16 (`Kernel::of_this_processor` asks for both).
-                    (Ok(from), Ok(to)) => unsafe { round512(from, to) },
-                    _ => std::iter::zip(to, from).for_each(|(to, value)| *to = bf16::from_f32(*value)),
-                }
-            }
-        }
+            let (deep, beside) = ((at - group * depth) / height, (at - group * depth) % height);
+            // SAFETY: who has the unit has AVX-512 with bf16 (`Kernel::of_this_processor` asks for both).
+            unsafe { rounded(&x[(group + beside) * ROWS * inputs..], inputs, deep * INPUTS) }
+        };
+        // A value is read and rounded in the time of a few multiplications.
+        let values = if x.len() < WORTH_SHARING / 16 {
+            (0..tiles * depth).map(tile).collect()
+        } else {
+            (0..tiles * depth).into_par_iter().with_min_len(SHARED).map(tile).collect()
+        };
         Self { tiles, depth, values }
     }
 
@@ -127,9 +129,9 @@ impl RowTiles {
         unsafe { configure() };
         for first in rows.clone().step_by(TALLEST * ROWS) {
             let height = TALLEST.min(self.tiles - first / ROWS);
-            let group = &self.values[first * self.depth * INPUTS..][..height * ROWS * self.depth * INPUTS];
+            let group = &self.values[first / ROWS * self.depth..][..height * self.depth];
             let mut to = to.rows(first..first + height * ROWS);
-            let at: *const u8 = group[inputs.start * height * ROWS..].as_ptr().cast();
+            let at: *const u8 = group[inputs.start / INPUTS * height..].as_ptr().cast();
             let weights_at: *const u8 = weights[0].as_ptr().cast();
             let second: *const u8 = weights[weights.len() - 1].as_ptr().cast();
             let step = Step {
@@ -162,6 +164,21 @@ impl RowTiles {
         // SAFETY: the unit is there. A thread without tiles is cheaper to switch.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
     }
+}
+
+/// A tile of the rows x `[rows, inputs]`: 32 inputs, from `start` on, of the first 16 rows; 0 where there are none.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn rounded(x: &[f32], inputs: usize, start: usize) -> Tile {
+    let mut tile = [[bf16::ZERO; INPUTS]; ROWS];
+    let end = inputs.min(start + INPUTS);
+    for (to, row) in tile.iter_mut().zip(x.chunks_exact(inputs)) {
+        let from = &row[start.min(end)..end];
+        match <&[f32; INPUTS]>::try_from(from) {
+            Ok(from) => round512(from, to),
+            Err(_) => std::iter::zip(to, from).for_each(|(to, value)| *to = bf16::from_f32(*value)),
+        }
+    }
+    tile
 }
 
 #[target_feature(enable = "avx512f,avx512bf16")]
@@ -358,4 +375,4 @@ impl Step {
     );
 }
 
-const _: () = assert!(ROWS * INPUTS * size_of::<bf16>() == TILE && ROWS * PANEL * size_of::<f32>() == TILE);
+const _: () = assert!(size_of::<Tile>() == TILE && ROWS * PANEL * size_of::<f32>() == TILE);
