@@ -57,17 +57,12 @@ struct HeadPlan {
 }
 
 impl DeviceTick {
-    /// With a pool of so many bytes.
+    /// With a pool of so many bytes for K/V held as `dtype`.
     ///
     /// # Errors
     /// The device has no memory for it.
-    pub(super) fn new(
-        config: &ModelConfig,
-        dense: Option<DType>,
-        kv_bytes: usize,
-        device: &Device,
-    ) -> Result<Self> {
-        let (dtype, head_rows) = (dense.unwrap_or(DType::F32), head_rows(config, LOGITS_BYTES));
+    pub(super) fn new(config: &ModelConfig, dtype: DType, kv_bytes: usize, device: &Device) -> Result<Self> {
+        let head_rows = head_rows(config, LOGITS_BYTES);
         let pool = Pool::reserve(config, dtype, kv_bytes, device)?;
         let reduction = Reduction::new(config.mask_id, head_rows, device)?;
         Ok(Self { pool, dtype, reduction, head_rows, parked: Parked::default() })
@@ -246,6 +241,10 @@ impl Tick for DeviceTick {
         let Network { model, .. } = network;
         let (config, counts) = (model.config(), model.counts());
         let (begins, ends) = (layers.start == 0, layers.end == config.layers);
+        // A GPU refuses to launch anything for no rows.
+        if batch.rows() == 0 {
+            return Ok(ends.then(StepOutput::default));
+        }
         let mut upload = Upload::default();
         let mixture = begins.then(|| MixturePlan::new(batch, model.embedding(), &mut upload)).transpose()?;
         let plan = self.layers_plan(network, batch, &mut upload)?;
@@ -266,6 +265,9 @@ impl Tick for DeviceTick {
     fn logits(&mut self, network: &Network, batch: &StepBatch) -> Result<Vec<Vec<f32>>> {
         let Network { model, .. } = network;
         let (config, counts) = (model.config(), model.counts());
+        if batch.rows() == 0 {
+            return Ok(Vec::new());
+        }
         let mut upload = Upload::default();
         let mixture = MixturePlan::new(batch, model.embedding(), &mut upload)?;
         let plan = self.layers_plan(network, batch, &mut upload)?;
@@ -273,6 +275,9 @@ impl Tick for DeviceTick {
         let uploaded = upload.send(model.device(), counts)?;
         let hidden = mixture.mix(model.embedding(), &uploaded, counts)?;
         let hidden = self.layers(network, (&plan, &uploaded), hidden, 0..config.layers)?;
+        if head.chunks.is_empty() {
+            return Ok(Vec::new());
+        }
         let needed = head.needed.rows(&model.finish(&hidden)?, &self.pool, &uploaded, counts)?;
         let mut rows = Vec::new();
         for chunk in &head.chunks {

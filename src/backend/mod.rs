@@ -13,13 +13,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::engine::KV_BYTES;
 use crate::engine::batch::{AdapterId, Backend, BackendError, PrefixId, SlotId, StepBatch, StepOutput};
 use crate::engine::variant::AdapterLoader;
 use crate::model::adapters::{Adapters, PackedLoader};
 use crate::model::device::Tally;
+use crate::model::kv::pool::Pool;
 use crate::model::loader::Weights;
 use crate::model::product::Holding;
 use crate::model::{ModelConfig, ModelError, ModelSource, Transformer};
@@ -103,10 +104,17 @@ impl CandleBackend {
         let config = ModelConfig::load(source)?;
         let weights = Weights::open(source, holding, device)?.on_device()?;
         let model = Transformer::load(config, &weights, device)?;
+        let dtype = weights.dense().unwrap_or(DType::F32);
+        // What was freed is free when it is counted.
+        device::settle(device)?;
         let kv_bytes = device::kv_budget(device, kv_bytes);
-        let tick = DeviceTick::new(model.config(), weights.dense(), kv_bytes, device);
+        if !device.is_cpu() && kv_bytes < Pool::bytes_per_position(model.config(), dtype) {
+            return Err(device::gpu_failed("beside the weights there is no memory for K/V"));
+        }
+        let tick = DeviceTick::new(model.config(), dtype, kv_bytes, device);
         let no_memory = |e| ModelError::file("K/V memory", format!("{kv_bytes} bytes cannot be had: {e}"));
         let tick = Box::new(tick.map_err(no_memory)?);
+        device::settle(device)?;
         Ok(Self { pool_bytes: Some(kv_bytes), ..Self::new(model, &weights, tick) })
     }
 

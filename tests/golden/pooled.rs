@@ -104,6 +104,15 @@ fn a_tick_launches_the_same_for_any_number_of_sequences_and_moves_what_the_formu
 }
 
 #[test]
+fn a_step_of_nothing_asks_the_device_for_nothing() {
+    let mut backend = pooled(MASKS[0].0, 1 << 24);
+    let before = backend.tally();
+    let output = backend.step(&StepBatch::default()).unwrap();
+    assert!(output.guesses.is_empty() && backend.logits(&StepBatch::default()).unwrap().is_empty());
+    assert_eq!(backend.tally(), before);
+}
+
+#[test]
 fn only_rows_that_the_host_draws_from_bring_their_logits_down() {
     let (family, mask) = MASKS[0];
     let (mut backend, mut host) = (pooled(family, 1 << 24), host(family));

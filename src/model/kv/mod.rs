@@ -1,10 +1,11 @@
 //! K/V memory of all sequences, and the attention that reads it.
 
 pub mod gathered;
+mod padded;
 pub mod pool;
 pub mod ranges;
 pub mod slots;
-pub mod strips;
+mod strips;
 
 use candle_core::{Result, Tensor};
 
