@@ -15,7 +15,7 @@ use crate::model::device::adapters::AdapterPlan;
 use crate::model::device::{Counts, Op, Span, Upload, Uploaded};
 use crate::model::embedding::MixturePlan;
 use crate::model::host;
-use crate::model::kv::gathered::AttentionPlan;
+use crate::model::kv::gathered::{AttentionPlan, Ragged};
 use crate::model::kv::pool::Pool;
 use crate::model::transformer::Pass;
 
@@ -27,6 +27,7 @@ const LOGITS_BYTES: usize = 512 << 20;
 pub(super) struct DeviceTick {
     pool: Pool,
     dtype: DType,
+    ragged: Ragged,
     reduction: Reduction,
     head_rows: usize,
     parked: Parked,
@@ -61,11 +62,16 @@ impl DeviceTick {
     ///
     /// # Errors
     /// The device has no memory for it.
-    pub(super) fn new(config: &ModelConfig, dtype: DType, kv_bytes: usize, device: &Device) -> Result<Self> {
+    pub(super) fn new(
+        config: &ModelConfig,
+        (dtype, ragged): (DType, Ragged),
+        kv_bytes: usize,
+        device: &Device,
+    ) -> Result<Self> {
         let head_rows = head_rows(config, LOGITS_BYTES);
         let pool = Pool::reserve(config, dtype, kv_bytes, device)?;
         let reduction = Reduction::new(config.mask_id, head_rows, device)?;
-        Ok(Self { pool, dtype, reduction, head_rows, parked: Parked::default() })
+        Ok(Self { pool, dtype, ragged, reduction, head_rows, parked: Parked::default() })
     }
 
     fn layers_plan(&self, network: &Network, batch: &StepBatch, upload: &mut Upload) -> Result<LayersPlan> {
@@ -79,7 +85,13 @@ impl DeviceTick {
         }
         Ok(LayersPlan {
             positions: upload.indices(batch.segments.iter().flat_map(|segment| segment.window.clone())),
-            attention: AttentionPlan::new(&batch.segments, &self.pool, network.model.config(), upload)?,
+            attention: AttentionPlan::new(
+                &batch.segments,
+                &self.pool,
+                network.model.config(),
+                self.ragged,
+                upload,
+            )?,
             adapters: AdapterPlan::new(&adapters, upload),
         })
     }

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
-use evotoken::backend::CandleBackend;
 use evotoken::backend::device::DeviceChoice;
+use evotoken::backend::{CandleBackend, PoolChoice};
 use evotoken::decode::{Attention, CacheMode, DecodeOptions, DecodeParams, Method, State};
 use evotoken::engine::batch::{AdapterId, Backend, BackendError, Sampling, SlotId, StepBatch, StepOutput};
 use evotoken::model::ModelSource;
 use evotoken::model::device::Tally;
+use evotoken::model::kv::gathered::Ragged;
 
 const MASKS: [(&str, u32); 2] = [("llada-tiny-lora", 101), ("dream-tiny-lora", 140)];
 const VOCAB: usize = 160;
@@ -21,6 +22,13 @@ fn folder(family: &str) -> PathBuf {
 
 fn pooled(family: &str, kv_bytes: usize) -> CandleBackend {
     CandleBackend::load_pooled(&ModelSource::folder(folder(family)), super::device(), kv_bytes).unwrap()
+}
+
+/// Attention one way or the other; in one call only on the CPU, because these models are f32.
+fn pooled_as(family: &str, kv_bytes: usize, ragged: Ragged) -> CandleBackend {
+    let device = if ragged == Ragged::Varlen { DeviceChoice::Cpu } else { super::device() };
+    let pool = PoolChoice { bytes: Some(kv_bytes), ragged: Some(ragged) };
+    CandleBackend::load_pooled(&ModelSource::folder(folder(family)), device, pool).unwrap()
 }
 
 fn adapter(backend: &CandleBackend, family: &str) -> AdapterId {
@@ -41,8 +49,8 @@ fn params(answer: usize, block: usize, cache: CacheMode) -> DecodeParams {
 }
 
 /// So many sequences of the same length in their second step; every other one goes through an adapter.
-fn tick(family: (&str, u32), count: u32, adapted: bool) -> (Tally, StepBatch) {
-    let mut backend = pooled(family.0, 1 << 24);
+fn tick(family: (&str, u32), count: u32, adapted: bool, ragged: Ragged) -> (Tally, StepBatch) {
+    let mut backend = pooled_as(family.0, 1 << 24, ragged);
     let adapter = adapted.then(|| adapter(&backend, family.0));
     let mut states: Vec<(State, SlotId)> = (0..count)
         .map(|index| {
@@ -76,31 +84,50 @@ fn tick(family: (&str, u32), count: u32, adapted: bool) -> (Tally, StepBatch) {
 
 #[test]
 fn a_tick_launches_the_same_for_any_number_of_sequences_and_moves_what_the_formula_says() {
-    for family in MASKS {
-        for adapted in [false, true] {
-            let of_one = tick(family, 1, adapted).0;
-            for count in [1, 8, 32] {
-                let (tally, batch) = tick(family, count, adapted);
-                println!("{} adapted {adapted} {count:2} sequences: {tally:?}", family.0);
-                assert_eq!((tally.launches, tally.shapes), (of_one.launches, of_one.shapes));
-                assert_eq!((tally.uploads, tally.downloads), (1, 1));
-                let (rows, needed) = (batch.rows(), batch.needed());
-                let others = batch.pairs.len() - rows;
-                let seen: usize = batch.segments.iter().map(|segment| segment.visible).sum();
-                // First pairs, positions, places to write and to find results at; the other pairs; queries, places and bias of
-                // a group without padding; rows of the head and given tokens.
-                let mut words = 5 * rows + 3 * others + rows + 2 * seen + 2 * needed;
-                if adapted {
-                    let own = batch.segments.iter().step_by(2);
-                    let own: usize = own.map(|own| own.window.len() + own.targets.len()).sum();
-                    // Where each row's change lies, and the rows that have one.
-                    words += rows + needed + own;
-                }
-                assert_eq!(tally.uploaded_bytes, 4 * words as u64);
-                assert_eq!(tally.downloaded_bytes, 4 * (needed * (2 * batch.top_k + 3)) as u64);
+    for (family, adapted, ragged) in ways() {
+        let of_one = tick(family, 1, adapted, ragged).0;
+        for count in [1, 8, 32] {
+            let (tally, batch) = tick(family, count, adapted, ragged);
+            println!("{} adapted {adapted} {ragged:?} {count:2} sequences: {tally:?}", family.0);
+            assert_eq!((tally.launches, tally.shapes), (of_one.launches, of_one.shapes));
+            assert_eq!((tally.uploads, tally.downloads), (1, 1));
+            let (rows, needed) = (batch.rows(), batch.needed());
+            let others = batch.pairs.len() - rows;
+            let seen: usize = batch.segments.iter().map(|segment| segment.visible).sum();
+            // First pairs, positions, places to write; the other pairs; rows of the head and given tokens.
+            let mut words = 4 * rows + 3 * others + 2 * needed;
+            words += match ragged {
+                // Where to find results; queries, places and bias of a group without padding.
+                Ragged::Padded => rows + rows + 2 * seen,
+                // Places, and where each segment begins among rows and places.
+                Ragged::Varlen => seen + 2 * (batch.segments.len() + 1),
+            };
+            if adapted {
+                let own = batch.segments.iter().step_by(2);
+                let own: usize = own.map(|own| own.window.len() + own.targets.len()).sum();
+                // Where each row's change lies, and the rows that have one.
+                words += rows + needed + own;
             }
+            assert_eq!(tally.uploaded_bytes, 4 * words as u64);
+            assert_eq!(tally.downloaded_bytes, 4 * (needed * (2 * batch.top_k + 3)) as u64);
         }
     }
+}
+
+/// Both families, with an adapter and without, and both ways of attention.
+fn ways() -> impl Iterator<Item = ((&'static str, u32), bool, Ragged)> {
+    let ragged = [Ragged::Padded, Ragged::Varlen];
+    let ways = move |family| {
+        [false, true].into_iter().flat_map(move |adapted| ragged.map(|way| (family, adapted, way)))
+    };
+    MASKS.into_iter().flat_map(ways)
+}
+
+#[test]
+fn attention_in_one_call_launches_less() {
+    let launches = |ragged| tick(MASKS[0], 8, false, ragged).0.launches;
+    // Of f32: 14 a layer in one group, 6 in one call.
+    assert_eq!(launches(Ragged::Padded) - launches(Ragged::Varlen), 3 * 8);
 }
 
 #[test]
@@ -194,14 +221,15 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     #[test]
     fn any_schedule_over_a_pool_in_pieces_says_what_slots_of_their_own_say(
         turns in turns(), family in prop_oneof![Just(MASKS[0]), Just(MASKS[1])], places in 20usize..120,
+        ragged in prop_oneof![Just(Ragged::Padded), Just(Ragged::Varlen)],
     ) {
         let mut host = host(family.0);
         let position = pooled(family.0, 0).bytes_per_position();
-        let mut pool = pooled(family.0, places * position);
+        let mut pool = pooled_as(family.0, places * position, ragged);
         let adapters = [&host, &pool].map(|backend| adapter(backend, family.0));
         prop_assert_eq!(adapters[0], adapters[1]);
         let (mut running, mut generation): (Vec<Sequence>, u32) = (Vec::new(), 0);
@@ -276,10 +304,15 @@ fn a_step_that_is_cut_between_layers_says_the_same() {
 
 #[test]
 fn what_a_spoiled_sequence_leaves_in_the_pool_reaches_nobody() {
-    let (family, mask) = MASKS[0];
-    let mut backend = pooled(family, 1 << 24);
+    for ragged in [Ragged::Padded, Ragged::Varlen] {
+        spoil(MASKS[0], ragged);
+    }
+}
+
+fn spoil((family, mask): (&str, u32), ragged: Ragged) {
+    let mut backend = pooled_as(family, 1 << 24, ragged);
     let position = backend.bytes_per_position();
-    let mut small = pooled(family, 16 * position);
+    let mut small = pooled_as(family, 16 * position, ragged);
     let state = State::new(&[5, 6], 4, params(4, 4, CacheMode::Dual), Attention::Full, mask);
     let step = |backend: &mut CandleBackend, index, weight: f32| {
         let slot = SlotId { index, generation: 0 };

@@ -1,20 +1,62 @@
-//! Attention of all segments of a pass over a [`Pool`], in padded groups (`padded`).
+//! Attention of all segments of a pass over a [`Pool`]: in one call of a kernel for segments of different lengths (`varlen`)
+//! where the device has one, else in padded groups (`padded`).
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::Attend;
+use super::flash;
 use super::padded::PaddedPlan;
 use super::pool::{Destination, Pool};
+use super::varlen::VarlenPlan;
 use crate::engine::batch::Segment;
 use crate::model::ModelConfig;
 use crate::model::device::{Counts, Op, Span, Upload, Uploaded};
+
+/// How segments of different lengths attend at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Ragged {
+    /// In groups of alike ones, padded, of products and a soft-max in f32.
+    Padded,
+    /// In one call of a kernel that takes their lengths: flash-attn's on a GPU, on the CPU a slow one that does the same.
+    Varlen,
+}
+
+impl Ragged {
+    /// What was `asked` for; else the kernel on a GPU that has it for K/V of this type and heads of this width.
+    ///
+    /// # Errors
+    /// The kernel was asked for and cannot be had; says why.
+    pub fn on(
+        device: &Device,
+        dtype: DType,
+        width: usize,
+        asked: Option<Self>,
+    ) -> std::result::Result<Self, String> {
+        match asked {
+            Some(Self::Padded) => Ok(Self::Padded),
+            Some(Self::Varlen) => flash::refuses(device, dtype, width).map_or(Ok(Self::Varlen), Err),
+            // The stand-in of the CPU is for tests.
+            None if device.is_cpu() => Ok(Self::Padded),
+            None => Ok(flash::refuses(device, dtype, width).map_or(Self::Varlen, |reason| {
+                tracing::info!(reason, "attention goes in padded groups");
+                Self::Padded
+            })),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Way {
+    Padded(PaddedPlan),
+    Varlen(VarlenPlan),
+}
 
 /// What attention of a pass will be told.
 #[derive(Debug)]
 pub struct AttentionPlan {
     /// `[rows]`: places where the rows' K/V go.
     writes: Span,
-    padded: PaddedPlan,
+    way: Way,
 }
 
 impl AttentionPlan {
@@ -22,13 +64,23 @@ impl AttentionPlan {
     ///
     /// # Errors
     /// A slot is not open, or a window or view is outside it.
-    pub fn new(segments: &[Segment], pool: &Pool, config: &ModelConfig, upload: &mut Upload) -> Result<Self> {
+    pub fn new(
+        segments: &[Segment],
+        pool: &Pool,
+        config: &ModelConfig,
+        ragged: Ragged,
+        upload: &mut Upload,
+    ) -> Result<Self> {
         let mut writes = Vec::new();
         for segment in segments {
             writes.extend_from_slice(pool.get(segment.slot)?.places(segment.window.clone())?);
         }
         let writes = upload.indices(writes);
-        Ok(Self { writes, padded: PaddedPlan::new(segments, pool, config, upload)? })
+        let way = match ragged {
+            Ragged::Padded => Way::Padded(PaddedPlan::new(segments, pool, config, upload)?),
+            Ragged::Varlen => Way::Varlen(VarlenPlan::new(segments, pool, config, upload)?),
+        };
+        Ok(Self { writes, way })
     }
 
     /// With what was uploaded.
@@ -67,6 +119,9 @@ impl Attend for GatheredAttention<'_> {
         counts.add(Op::Cast, usize::from(pool.dtype() != DType::F32));
         // Everybody's K/V are there before anybody attends.
         self.writes.write(&kv, pool, counts)?;
-        self.plan.padded.attend((q, pool), uploaded, counts)
+        match &self.plan.way {
+            Way::Padded(plan) => plan.attend((q, pool), uploaded, counts),
+            Way::Varlen(plan) => plan.attend((q, pool), uploaded, counts),
+        }
     }
 }
