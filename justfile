@@ -72,7 +72,7 @@ deployments:
 container-build DIR:
     scripts/deployments.py --build {{DIR}}
 
-# Lints of the code for NVIDIA GPUs, with a stand-in for CUDA's compiler.
+# Lints of the code for NVIDIA GPUs, flash-attn with it, with a stand-in for CUDA's compiler.
 cuda-typecheck:
     CARGO_SUB=clippy scripts/cuda-typecheck.sh --all-targets --locked -- -D warnings
 

@@ -8,12 +8,13 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
-use evotoken::backend::CandleBackend;
 use evotoken::backend::device::{DeviceChoice, Placement};
+use evotoken::backend::{CandleBackend, PoolChoice};
 use evotoken::decode::DecodeOptions;
 use evotoken::engine::batch::{Backend, Segment, SlotId, StepBatch};
 use evotoken::engine::variant::Variant;
 use evotoken::engine::{self, BlockEvent, EngineHandle, EngineLimits, ModelInfo, Reader};
+use evotoken::model::kv::gathered::Ragged;
 use evotoken::model::product::Holding;
 use evotoken::model::{ModelConfig, ModelSource, bundled};
 use evotoken::service::SamplingOptions;
@@ -35,6 +36,9 @@ struct Flags {
     /// In which format weight matrices are held: auto, f32 or bf16
     #[arg(long, default_value = "auto")]
     weights: Holding,
+    /// How streams of different lengths attend, where there is a choice
+    #[arg(long)]
+    ragged: Option<Ragged>,
     /// Canvas of each stream
     #[arg(long, default_value_t = 256)]
     canvas: usize,
@@ -60,8 +64,9 @@ fn main() -> Result<()> {
     let source = flags.model.as_deref().map_or(Ok(bundled::COUNTDOWN), ModelSource::open)?;
     let most = flags.streams.iter().copied().max().unwrap_or(1).max(1);
     let placement = Placement { device: flags.device, holding: flags.weights };
+    let bytes = Some(kv_bytes(&source, most * flags.canvas)?);
     let mut backend =
-        CandleBackend::load_pooled(&source, placement, kv_bytes(&source, most * flags.canvas)?)?;
+        CandleBackend::load_pooled(&source, placement, PoolChoice { bytes, ragged: flags.ragged })?;
     let value_bytes =
         backend.bytes_per_position() / (2 * backend.config().layers * backend.config().kv_width());
     println!("{} on {}, matrices of {value_bytes} bytes a number\n", source.name(), flags.device);

@@ -118,10 +118,14 @@ class Checks:
         self.refused("read_only with an object", self.python_code(code, schema, broken)[0])
         broken.write_text(COMPOSE.read_text().replace("cap_drop:", "cap_drops:", 1))
         self.refused("a key that the specification does not have", self.python_code(code, schema, broken)[0])
+        broken.write_text(COMPOSE.read_text().replace("capabilities:", "capability:", 1))
+        self.refused("a reserved device without capabilities", self.python_code(code, schema, broken)[0])
         services = self.yaml(COMPOSE.read_text())[0]["services"]
         mounts = [volume.split(":")[0] for service in services.values() for volume in service.get("volumes", [])]
         missing = [mount for mount in mounts if mount.startswith(".") and not (COMPOSE.parent / mount).exists()]
-        self.say(not missing, f"docker/compose.yaml: what it mounts is there {missing or ''}".rstrip())
+        builds = [ROOT / service["build"]["dockerfile"] for service in services.values() if "build" in service]
+        missing += [str(file) for file in builds if not file.exists()]
+        self.say(not missing, f"docker/compose.yaml: what it mounts and builds is there {missing or ''}".rstrip())
 
     # Kubernetes.
 

@@ -3,6 +3,7 @@
 # beside the floor of bytes and operations.
 #
 #   scripts/gpu-check.sh cuda:0 [FLAGS of benches/device.rs, such as --model DIR --weights bf16 --read 3350 --flops 989]
+#   FEATURES=flash-attn scripts/gpu-check.sh cuda:0      # with flash-attn: hours of compiling
 #   scripts/gpu-check.sh cpu        # the same operations on the CPU, by a debug build: tries this script, not a GPU
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,7 +13,7 @@ shift || true
 export CARGO_TERM_COLOR=never CARGO_TERM_QUIET=true
 build=(--locked --profile dev)
 case $device in
-cuda*) build=(--locked --profile release --features cuda) ;;
+cuda*) build=(--locked --profile release --features "${FEATURES:-cuda}") ;;
 esac
 
 echo "## gpu-check of $device, $(git rev-parse --short=12 HEAD 2>/dev/null || echo 'no commit'), $(date -u +%Y-%m-%d)"
@@ -28,7 +29,7 @@ echo "### Golden cases through the device's tick"
 echo
 echo '```text'
 GOLDEN_DEVICE=$device cargo test "${build[@]}" --test golden -- --nocapture --test-threads 1 2>&1 |
-    grep -E '^(test result|test .*FAILED|.*panicked|error|[^ ]+ +[0-9]+ of [0-9]+ cases|.*Pooled:)' || failed=1
+    grep -E '^(test result|test .*FAILED|.*panicked|error|[^ ]+ +[0-9]+ of [0-9]+ cases|.*(Padded|Varlen):)' || failed=1
 echo '```'
 for weights in f32 bf16; do
     echo

@@ -148,7 +148,16 @@ impl DeviceChoice {
     }
 }
 
-/// Memory of a GPU for the logits and scores of a tick, in bytes.
+/// Wait until all is done that this thread asked of a device. On a GPU each thread has a stream of its own, so what one thread
+/// loads is there for another thread's ticks only after this.
+///
+/// # Errors
+/// Something of it failed.
+pub fn settle(device: &Device) -> Result<(), ModelError> {
+    device.synchronize().map_err(|error| gpu_failed(&error.to_string()))
+}
+
+/// Memory of a GPU for what a tick computes, in bytes: K/V that are gathered, scores, logits.
 const TICK_BYTES: usize = 2 << 30;
 
 /// K/V memory that a device may give once the weights are there, in bytes: as much as was `asked` for, on a GPU no more
@@ -180,7 +189,8 @@ pub fn explained(device: &Device, error: ModelError) -> ModelError {
     ))
 }
 
-fn gpu_failed(reason: &str) -> ModelError {
+/// A GPU cannot be used.
+pub fn gpu_failed(reason: &str) -> ModelError {
     ModelError::Device { device: "cuda".to_owned(), reason: reason.to_owned() }
 }
 

@@ -15,7 +15,7 @@ use crate::model::device::adapters::AdapterPlan;
 use crate::model::device::{Counts, Op, Span, Upload, Uploaded};
 use crate::model::embedding::MixturePlan;
 use crate::model::host;
-use crate::model::kv::gathered::AttentionPlan;
+use crate::model::kv::gathered::{AttentionPlan, Ragged};
 use crate::model::kv::pool::Pool;
 use crate::model::transformer::Pass;
 
@@ -27,6 +27,7 @@ const LOGITS_BYTES: usize = 512 << 20;
 pub(super) struct DeviceTick {
     pool: Pool,
     dtype: DType,
+    ragged: Ragged,
     reduction: Reduction,
     head_rows: usize,
     parked: Parked,
@@ -57,20 +58,20 @@ struct HeadPlan {
 }
 
 impl DeviceTick {
-    /// With a pool of so many bytes.
+    /// With a pool of so many bytes for K/V held as `dtype`.
     ///
     /// # Errors
     /// The device has no memory for it.
     pub(super) fn new(
         config: &ModelConfig,
-        dense: Option<DType>,
+        (dtype, ragged): (DType, Ragged),
         kv_bytes: usize,
         device: &Device,
     ) -> Result<Self> {
-        let (dtype, head_rows) = (dense.unwrap_or(DType::F32), head_rows(config, LOGITS_BYTES));
+        let head_rows = head_rows(config, LOGITS_BYTES);
         let pool = Pool::reserve(config, dtype, kv_bytes, device)?;
         let reduction = Reduction::new(config.mask_id, head_rows, device)?;
-        Ok(Self { pool, dtype, reduction, head_rows, parked: Parked::default() })
+        Ok(Self { pool, dtype, ragged, reduction, head_rows, parked: Parked::default() })
     }
 
     fn layers_plan(&self, network: &Network, batch: &StepBatch, upload: &mut Upload) -> Result<LayersPlan> {
@@ -84,7 +85,13 @@ impl DeviceTick {
         }
         Ok(LayersPlan {
             positions: upload.indices(batch.segments.iter().flat_map(|segment| segment.window.clone())),
-            attention: AttentionPlan::new(&batch.segments, &self.pool, network.model.config(), upload)?,
+            attention: AttentionPlan::new(
+                &batch.segments,
+                &self.pool,
+                network.model.config(),
+                self.ragged,
+                upload,
+            )?,
             adapters: AdapterPlan::new(&adapters, upload),
         })
     }
@@ -246,6 +253,10 @@ impl Tick for DeviceTick {
         let Network { model, .. } = network;
         let (config, counts) = (model.config(), model.counts());
         let (begins, ends) = (layers.start == 0, layers.end == config.layers);
+        // A GPU refuses to launch anything for no rows.
+        if batch.rows() == 0 {
+            return Ok(ends.then(StepOutput::default));
+        }
         let mut upload = Upload::default();
         let mixture = begins.then(|| MixturePlan::new(batch, model.embedding(), &mut upload)).transpose()?;
         let plan = self.layers_plan(network, batch, &mut upload)?;
@@ -266,6 +277,9 @@ impl Tick for DeviceTick {
     fn logits(&mut self, network: &Network, batch: &StepBatch) -> Result<Vec<Vec<f32>>> {
         let Network { model, .. } = network;
         let (config, counts) = (model.config(), model.counts());
+        if batch.rows() == 0 {
+            return Ok(Vec::new());
+        }
         let mut upload = Upload::default();
         let mixture = MixturePlan::new(batch, model.embedding(), &mut upload)?;
         let plan = self.layers_plan(network, batch, &mut upload)?;
@@ -273,6 +287,9 @@ impl Tick for DeviceTick {
         let uploaded = upload.send(model.device(), counts)?;
         let hidden = mixture.mix(model.embedding(), &uploaded, counts)?;
         let hidden = self.layers(network, (&plan, &uploaded), hidden, 0..config.layers)?;
+        if head.chunks.is_empty() {
+            return Ok(Vec::new());
+        }
         let needed = head.needed.rows(&model.finish(&hidden)?, &self.pool, &uploaded, counts)?;
         let mut rows = Vec::new();
         for chunk in &head.chunks {

@@ -13,13 +13,15 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::engine::KV_BYTES;
 use crate::engine::batch::{AdapterId, Backend, BackendError, PrefixId, SlotId, StepBatch, StepOutput};
 use crate::engine::variant::AdapterLoader;
 use crate::model::adapters::{Adapters, PackedLoader};
 use crate::model::device::Tally;
+use crate::model::kv::gathered::Ragged;
+use crate::model::kv::pool::Pool;
 use crate::model::loader::Weights;
 use crate::model::product::Holding;
 use crate::model::{ModelConfig, ModelError, ModelSource, Transformer};
@@ -37,6 +39,22 @@ pub struct CandleBackend {
     tick: Box<dyn Tick>,
     /// The memory of its pool of K/V, in bytes, where it has one.
     pool_bytes: Option<usize>,
+}
+
+/// K/V memory on a device, and how it is read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PoolChoice {
+    /// Its bytes; `None`: on a GPU what the weights leave free.
+    pub bytes: Option<usize>,
+    /// How segments attend to it; `None`: the best way that the device has.
+    pub ragged: Option<Ragged>,
+}
+
+impl From<usize> for PoolChoice {
+    /// Of so many bytes.
+    fn from(bytes: usize) -> Self {
+        Self { bytes: Some(bytes), ragged: None }
+    }
 }
 
 impl CandleBackend {
@@ -58,20 +76,21 @@ impl CandleBackend {
         Ok(Self::new(Transformer::load(config, &weights, &device)?, &weights, Box::new(HostTick::default())))
     }
 
-    /// Load a model whose ticks run on their device from one upload to one download, with a pool of `kv_bytes` for the K/V of
-    /// all sequences and all that is kept of them. The device may be the CPU: slower than [`Self::load`], by the same
-    /// operations as on any other device.
+    /// Load a model whose ticks run on their device from one upload to one download, with a pool for the K/V of all sequences
+    /// and all that is kept of them. The device may be the CPU: slower than [`Self::load`], by the same operations as on any
+    /// other device.
     ///
     /// # Errors
-    /// Names the file or tensor that is missing or unusable, or says that the device has not so much memory.
+    /// Names the file or tensor that is missing or unusable, or says that the device has not so much memory, or not the
+    /// kernel that was asked for.
     pub fn load_pooled(
         source: &ModelSource,
         placement: impl Into<Placement>,
-        kv_bytes: usize,
+        pool: impl Into<PoolChoice>,
     ) -> std::result::Result<Self, ModelError> {
         let Placement { device, holding } = placement.into();
         let device = device.open()?;
-        Self::pooled(source, holding, &device, Some(kv_bytes))
+        Self::pooled(source, holding, &device, pool.into())
     }
 
     /// Load a model as it is served: on the CPU as [`Self::load`] does, on a GPU as [`Self::load_pooled`], with as much K/V
@@ -89,7 +108,7 @@ impl CandleBackend {
         if device.is_cpu() {
             return Self::load(source, Placement { device: DeviceChoice::Cpu, holding });
         }
-        let loaded = Self::pooled(source, holding, &device, kv_bytes);
+        let loaded = Self::pooled(source, holding, &device, PoolChoice { bytes: kv_bytes, ragged: None });
         loaded.map_err(|error| device::explained(&device, error))
     }
 
@@ -98,15 +117,24 @@ impl CandleBackend {
         source: &ModelSource,
         holding: Holding,
         device: &Device,
-        kv_bytes: Option<usize>,
+        PoolChoice { bytes, ragged }: PoolChoice,
     ) -> std::result::Result<Self, ModelError> {
         let config = ModelConfig::load(source)?;
         let weights = Weights::open(source, holding, device)?.on_device()?;
         let model = Transformer::load(config, &weights, device)?;
-        let kv_bytes = device::kv_budget(device, kv_bytes);
-        let tick = DeviceTick::new(model.config(), weights.dense(), kv_bytes, device);
+        let dtype = weights.dense().unwrap_or(DType::F32);
+        let ragged = Ragged::on(device, dtype, model.config().head_width(), ragged)
+            .map_err(|reason| ModelError::file("model.device", reason))?;
+        // What was freed is free when it is counted.
+        device::settle(device)?;
+        let kv_bytes = device::kv_budget(device, bytes);
+        if !device.is_cpu() && kv_bytes < Pool::bytes_per_position(model.config(), dtype) {
+            return Err(device::gpu_failed("beside the weights there is no memory for K/V"));
+        }
+        let tick = DeviceTick::new(model.config(), (dtype, ragged), kv_bytes, device);
         let no_memory = |e| ModelError::file("K/V memory", format!("{kv_bytes} bytes cannot be had: {e}"));
         let tick = Box::new(tick.map_err(no_memory)?);
+        device::settle(device)?;
         Ok(Self { pool_bytes: Some(kv_bytes), ..Self::new(model, &weights, tick) })
     }
 

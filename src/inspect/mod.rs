@@ -70,8 +70,10 @@ pub struct NetworkReport {
     pub shifted_logits: bool,
     /// Longest prompt with its answer, in tokens.
     pub context_length: usize,
-    /// K/V memory of one of them, in bytes.
+    /// K/V memory of one of them on the CPU, in bytes: f32.
     pub kv_bytes_per_token: usize,
+    /// The same on a GPU with bf16 weights; with f32 weights it is as on the CPU.
+    pub kv_bytes_per_token_bf16: usize,
 }
 
 /// Files and memory.
@@ -187,6 +189,7 @@ impl NetworkReport {
             shifted_logits: config.shifted(),
             context_length: config.max_positions,
             kv_bytes_per_token: Slots::bytes_per_position(config),
+            kv_bytes_per_token_bf16: Slots::bytes_per_position(config) / 2,
         }
     }
 }

@@ -90,8 +90,9 @@ impl fmt::Display for NetworkReport {
             f,
             "sizes           {layers} layers, width {width}, {heads} heads on {kv_heads} of keys and values, MLP {mlp}, vocabulary {vocabulary}"
         )?;
-        let kv = bytes(self.kv_bytes_per_token);
-        writeln!(f, "context length  {context_length} tokens, {kv} of K/V memory each")
+        writeln!(f, "context length  {context_length} tokens")?;
+        let (wide, narrow) = (bytes(self.kv_bytes_per_token), bytes(self.kv_bytes_per_token_bf16));
+        writeln!(f, "K/V memory      {wide} a token on the CPU, {narrow} on a GPU with bf16 weights")
     }
 }
 

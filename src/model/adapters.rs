@@ -111,6 +111,8 @@ pub struct PackedLoader {
 impl AdapterLoader for PackedLoader {
     fn load(&self, id: AdapterId, source: &ModelSource) -> std::result::Result<(), ModelError> {
         let adapter = PackedAdapter::load(source, &self.config, (&self.device, self.dense))?;
+        // On a GPU each thread has a stream of its own: what this one asked for must be done before another one's ticks use it.
+        self.device.synchronize().map_err(|e| ModelError::tensor("of an adapter", e))?;
         // A backend that is gone needs no adapters.
         let _ = self.to.send((id, adapter));
         Ok(())

@@ -245,7 +245,12 @@ fn golden_cases_pass_alone_and_all_in_one_batch() {
 
 #[test]
 fn golden_cases_pass_by_the_operations_of_a_device() {
-    check(super::Ticks::Pooled);
+    check(super::Ticks::Padded);
+}
+
+#[test]
+fn golden_cases_pass_with_attention_of_all_segments_in_one_call() {
+    check(super::Ticks::Varlen);
 }
 
 fn check(ticks: super::Ticks) {

@@ -15,9 +15,10 @@ mod prefix;
 
 use std::path::{Path, PathBuf};
 
-use evotoken::backend::CandleBackend;
 use evotoken::backend::device::{DeviceChoice, Placement};
+use evotoken::backend::{CandleBackend, PoolChoice};
 use evotoken::engine::batch::AdapterId;
+use evotoken::model::kv::gathered::Ragged;
 use evotoken::model::product::Holding;
 use evotoken::model::{ModelError, ModelSource};
 
@@ -42,8 +43,31 @@ fn name(folder: &Path) -> String {
 enum Ticks {
     /// The processor's own kernels, a slot per sequence.
     Host,
-    /// The operations of a device, on [`device`]: a pool, one upload and one download.
-    Pooled,
+    /// The operations of a device, on [`device`]: a pool, one upload and one download; attention in padded groups.
+    Padded,
+    /// The same with attention in one call, where that takes the weights: else on the CPU.
+    Varlen,
+}
+
+impl Ticks {
+    /// How segments attend; `None`: in slots of their own.
+    fn ragged(self) -> Option<Ragged> {
+        match self {
+            Self::Host => None,
+            Self::Padded => Some(Ragged::Padded),
+            Self::Varlen => Some(Ragged::Varlen),
+        }
+    }
+
+    /// Where a model runs that is held so.
+    fn device(self, holding: Holding) -> DeviceChoice {
+        let on_gpu = match self {
+            Self::Host => false,
+            Self::Padded => true,
+            Self::Varlen => cfg!(feature = "flash-attn") && holding == Holding::Bf16,
+        };
+        if on_gpu { device() } else { DeviceChoice::Cpu }
+    }
 }
 
 /// Where pooled ticks run: the CPU, or what `GOLDEN_DEVICE` names.
@@ -64,10 +88,10 @@ fn load(folder: &Path, ticks: Ticks) -> Option<(CandleBackend, Option<AdapterId>
 fn load_as(folder: &Path, holding: Holding, ticks: Ticks) -> Option<(CandleBackend, Option<AdapterId>)> {
     let adapter = folder.join("adapter");
     let source = ModelSource::folder(folder);
-    let on = |device| Placement { device, holding };
-    let loaded = match ticks {
-        Ticks::Host => CandleBackend::load(&source, on(DeviceChoice::Cpu)),
-        Ticks::Pooled => CandleBackend::load_pooled(&source, on(device()), POOL),
+    let placement = Placement { device: ticks.device(holding), holding };
+    let loaded = match ticks.ragged() {
+        None => CandleBackend::load(&source, placement),
+        ragged => CandleBackend::load_pooled(&source, placement, PoolChoice { bytes: Some(POOL), ragged }),
     };
     match loaded {
         Ok(backend) => {

@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
-use evotoken::backend::CandleBackend;
-use evotoken::backend::device::DeviceChoice;
+use evotoken::backend::device::{DeviceChoice, Placement};
+use evotoken::backend::{CandleBackend, PoolChoice};
 use evotoken::decode::{Attention, CacheMode, DecodeOptions, DecodeParams, Method, State};
 use evotoken::engine::batch::{AdapterId, Backend, BackendError, Sampling, SlotId, StepBatch, StepOutput};
 use evotoken::model::ModelSource;
 use evotoken::model::device::Tally;
+use evotoken::model::product::Holding;
+
+use super::Ticks;
 
 const MASKS: [(&str, u32); 2] = [("llada-tiny-lora", 101), ("dream-tiny-lora", 140)];
 const VOCAB: usize = 160;
@@ -21,6 +24,13 @@ fn folder(family: &str) -> PathBuf {
 
 fn pooled(family: &str, kv_bytes: usize) -> CandleBackend {
     CandleBackend::load_pooled(&ModelSource::folder(folder(family)), super::device(), kv_bytes).unwrap()
+}
+
+/// Attention one way or the other.
+fn pooled_as(family: &str, kv_bytes: usize, (holding, ticks): (Holding, Ticks)) -> CandleBackend {
+    let placement = Placement { device: ticks.device(holding), holding };
+    let pool = PoolChoice { bytes: Some(kv_bytes), ragged: ticks.ragged() };
+    CandleBackend::load_pooled(&ModelSource::folder(folder(family)), placement, pool).unwrap()
 }
 
 fn adapter(backend: &CandleBackend, family: &str) -> AdapterId {
@@ -41,8 +51,8 @@ fn params(answer: usize, block: usize, cache: CacheMode) -> DecodeParams {
 }
 
 /// So many sequences of the same length in their second step; every other one goes through an adapter.
-fn tick(family: (&str, u32), count: u32, adapted: bool) -> (Tally, StepBatch) {
-    let mut backend = pooled(family.0, 1 << 24);
+fn tick(family: (&str, u32), count: u32, adapted: bool, way: (Holding, Ticks)) -> (Tally, StepBatch) {
+    let mut backend = pooled_as(family.0, 1 << 24, way);
     let adapter = adapted.then(|| adapter(&backend, family.0));
     let mut states: Vec<(State, SlotId)> = (0..count)
         .map(|index| {
@@ -76,31 +86,64 @@ fn tick(family: (&str, u32), count: u32, adapted: bool) -> (Tally, StepBatch) {
 
 #[test]
 fn a_tick_launches_the_same_for_any_number_of_sequences_and_moves_what_the_formula_says() {
-    for family in MASKS {
-        for adapted in [false, true] {
-            let of_one = tick(family, 1, adapted).0;
-            for count in [1, 8, 32] {
-                let (tally, batch) = tick(family, count, adapted);
-                println!("{} adapted {adapted} {count:2} sequences: {tally:?}", family.0);
-                assert_eq!((tally.launches, tally.shapes), (of_one.launches, of_one.shapes));
-                assert_eq!((tally.uploads, tally.downloads), (1, 1));
-                let (rows, needed) = (batch.rows(), batch.needed());
-                let others = batch.pairs.len() - rows;
-                let seen: usize = batch.segments.iter().map(|segment| segment.visible).sum();
-                // First pairs, positions, places to write and to find results at; the other pairs; queries, places and bias of
-                // a group without padding; rows of the head and given tokens.
-                let mut words = 5 * rows + 3 * others + rows + 2 * seen + 2 * needed;
-                if adapted {
-                    let own = batch.segments.iter().step_by(2);
-                    let own: usize = own.map(|own| own.window.len() + own.targets.len()).sum();
-                    // Where each row's change lies, and the rows that have one.
-                    words += rows + needed + own;
-                }
-                assert_eq!(tally.uploaded_bytes, 4 * words as u64);
-                assert_eq!(tally.downloaded_bytes, 4 * (needed * (2 * batch.top_k + 3)) as u64);
+    for (family, adapted, ticks) in ways() {
+        let of_one = tick(family, 1, adapted, (Holding::F32, ticks)).0;
+        for count in [1, 8, 32] {
+            let (tally, batch) = tick(family, count, adapted, (Holding::F32, ticks));
+            println!("{} adapted {adapted} {ticks:?} {count:2} sequences: {tally:?}", family.0);
+            assert_eq!((tally.launches, tally.shapes), (of_one.launches, of_one.shapes));
+            assert_eq!((tally.uploads, tally.downloads), (1, 1));
+            let (rows, needed) = (batch.rows(), batch.needed());
+            let others = batch.pairs.len() - rows;
+            let seen: usize = batch.segments.iter().map(|segment| segment.visible).sum();
+            // First pairs, positions, places to write; the other pairs; rows of the head and given tokens.
+            let mut words = 4 * rows + 3 * others + 2 * needed;
+            words += match ticks {
+                // Places, and where each segment begins among rows and places.
+                Ticks::Varlen => seen + 2 * (batch.segments.len() + 1),
+                // Where to find results; queries, places and bias of a group without padding.
+                _ => rows + rows + 2 * seen,
+            };
+            if adapted {
+                let own = batch.segments.iter().step_by(2);
+                let own: usize = own.map(|own| own.window.len() + own.targets.len()).sum();
+                // Where each row's change lies, and the rows that have one.
+                words += rows + needed + own;
             }
+            assert_eq!(tally.uploaded_bytes, 4 * words as u64);
+            assert_eq!(tally.downloaded_bytes, 4 * (needed * (2 * batch.top_k + 3)) as u64);
         }
     }
+}
+
+/// Both families, with an adapter and without, and both ways of attention.
+fn ways() -> impl Iterator<Item = ((&'static str, u32), bool, Ticks)> {
+    let ways = |family| {
+        let adapted = [false, true].into_iter();
+        adapted.flat_map(move |adapted| [Ticks::Padded, Ticks::Varlen].map(|ticks| (family, adapted, ticks)))
+    };
+    MASKS.into_iter().flat_map(ways)
+}
+
+#[test]
+fn a_tick_launches_what_the_table_in_docs_cuda_says() {
+    let layers = 3;
+    for (way, others, of_layer) in [
+        ((Holding::F32, Ticks::Padded), 38, 29),
+        ((Holding::Bf16, Ticks::Padded), 42, 45),
+        ((Holding::Bf16, Ticks::Varlen), 42, 38),
+    ] {
+        assert_eq!(tick(MASKS[0], 8, false, way).0.launches, others + layers * of_layer, "{way:?}");
+    }
+}
+
+#[test]
+fn a_step_of_nothing_asks_the_device_for_nothing() {
+    let mut backend = pooled(MASKS[0].0, 1 << 24);
+    let before = backend.tally();
+    let output = backend.step(&StepBatch::default()).unwrap();
+    assert!(output.guesses.is_empty() && backend.logits(&StepBatch::default()).unwrap().is_empty());
+    assert_eq!(backend.tally(), before);
 }
 
 #[test]
@@ -185,14 +228,15 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     #[test]
     fn any_schedule_over_a_pool_in_pieces_says_what_slots_of_their_own_say(
         turns in turns(), family in prop_oneof![Just(MASKS[0]), Just(MASKS[1])], places in 20usize..120,
+        ticks in prop_oneof![Just(Ticks::Padded), Just(Ticks::Varlen)],
     ) {
         let mut host = host(family.0);
         let position = pooled(family.0, 0).bytes_per_position();
-        let mut pool = pooled(family.0, places * position);
+        let mut pool = pooled_as(family.0, places * position, (Holding::F32, ticks));
         let adapters = [&host, &pool].map(|backend| adapter(backend, family.0));
         prop_assert_eq!(adapters[0], adapters[1]);
         let (mut running, mut generation): (Vec<Sequence>, u32) = (Vec::new(), 0);
@@ -267,10 +311,15 @@ fn a_step_that_is_cut_between_layers_says_the_same() {
 
 #[test]
 fn what_a_spoiled_sequence_leaves_in_the_pool_reaches_nobody() {
-    let (family, mask) = MASKS[0];
-    let mut backend = pooled(family, 1 << 24);
+    for ticks in [Ticks::Padded, Ticks::Varlen] {
+        spoil(MASKS[0], (Holding::F32, ticks));
+    }
+}
+
+fn spoil((family, mask): (&str, u32), way: (Holding, Ticks)) {
+    let mut backend = pooled_as(family, 1 << 24, way);
     let position = backend.bytes_per_position();
-    let mut small = pooled(family, 16 * position);
+    let mut small = pooled_as(family, 16 * position, way);
     let state = State::new(&[5, 6], 4, params(4, 4, CacheMode::Dual), Attention::Full, mask);
     let step = |backend: &mut CandleBackend, index, weight: f32| {
         let slot = SlotId { index, generation: 0 };

@@ -29,6 +29,8 @@ pub enum Op {
     Reduce,
     /// Soft-max, RMSNorm, rotation, silu: one fused kernel.
     Fused,
+    /// Attention of segments of different lengths: memory for its sums is cleared, and one kernel.
+    Varlen,
     /// Memory that is filled with one number.
     Fill,
 }
@@ -36,7 +38,7 @@ pub enum Op {
 impl Op {
     /// Kernels, and copies on the device.
     fn launches(self) -> u64 {
-        if self == Self::IndexAdd { 2 } else { 1 }
+        if matches!(self, Self::IndexAdd | Self::Varlen) { 2 } else { 1 }
     }
 
     /// Small copies of shapes (some dozen bytes) that candle makes on its own.

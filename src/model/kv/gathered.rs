@@ -1,56 +1,54 @@
-//! Attention of all segments of a pass over a [`Pool`], in as many launches as there are groups of alike segments.
-//!
-//! Queries and K/V are gathered by index into padded groups (`strips`), multiplied batched, and what comes out is gathered
-//! back into row order. Heads that share keys and values become rows of one product, so nothing is repeated. A kernel for
-//! segments of different lengths (flash-attn's `varlen`) would take the place of `GatheredAttention::group`.
+//! Attention of all segments of a pass over a [`Pool`]: in one call of a kernel for segments of different lengths (`varlen`)
+//! where the device has one, else in padded groups (`padded`).
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::Attend;
+use super::flash;
+use super::padded::PaddedPlan;
 use super::pool::{Destination, Pool};
-use super::strips::{Group, SCORES, groups};
+use super::varlen::VarlenPlan;
 use crate::engine::batch::Segment;
 use crate::model::ModelConfig;
 use crate::model::device::{Counts, Op, Span, Upload, Uploaded};
 
-/// Where the pieces of a group are.
-#[derive(Debug)]
-struct GroupPlan {
-    strips: usize,
-    rows: usize,
-    visible: usize,
-    /// `[strips * rows]`: packed rows.
-    queries: Span,
-    /// `[strips * visible]`: places of the pool.
-    places: Span,
-    /// `[strips * visible]`: 0, or -inf where it is padding.
-    bias: Span,
+/// How segments of different lengths attend at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Ragged {
+    /// In groups of alike ones, padded, of products and a soft-max in f32.
+    Padded,
+    /// In one call of a kernel that takes their lengths: flash-attn's on a GPU, on the CPU a slow one that does the same.
+    Varlen,
 }
 
-impl GroupPlan {
-    fn new(group: &Group, segments: &[Segment], pool: &Pool, upload: &mut Upload) -> Result<Self> {
-        let Group { strips, rows, visible } = group;
-        let queries = strips.iter().flat_map(|strip| {
-            let padding = std::iter::repeat_n(strip.rows.start, rows - strip.rows.len());
-            strip.rows.clone().chain(padding)
-        });
-        let queries = upload.indices(queries);
-        let mut places = Vec::with_capacity(strips.len() * visible);
-        for strip in strips {
-            let seen = pool.get(segments[strip.segment].slot)?.places(0..strip.visible)?;
-            // Padding is a place that the strip sees anyhow: whatever other slots hold, it cannot spoil a sum as 0 * NaN.
-            let padding = seen.first().copied().unwrap_or(0);
-            places.extend_from_slice(seen);
-            places.extend(std::iter::repeat_n(padding, visible - seen.len()));
+impl Ragged {
+    /// What was `asked` for; else the kernel on a GPU that has it for K/V of this type and heads of this width.
+    ///
+    /// # Errors
+    /// The kernel was asked for and cannot be had; says why.
+    pub fn on(
+        device: &Device,
+        dtype: DType,
+        width: usize,
+        asked: Option<Self>,
+    ) -> std::result::Result<Self, String> {
+        match asked {
+            Some(Self::Padded) => Ok(Self::Padded),
+            Some(Self::Varlen) => flash::refuses(device, dtype, width).map_or(Ok(Self::Varlen), Err),
+            // The stand-in of the CPU is for tests.
+            None if device.is_cpu() => Ok(Self::Padded),
+            None => Ok(flash::refuses(device, dtype, width).map_or(Self::Varlen, |reason| {
+                tracing::info!(reason, "attention goes in padded groups");
+                Self::Padded
+            })),
         }
-        let bias = strips.iter().flat_map(|strip| {
-            let seen = std::iter::repeat_n(0.0, strip.visible);
-            seen.chain(std::iter::repeat_n(f32::NEG_INFINITY, visible - strip.visible))
-        });
-        let bias = upload.numbers(bias);
-        let places = upload.indices(places);
-        Ok(Self { strips: strips.len(), rows: *rows, visible: *visible, queries, places, bias })
     }
+}
+
+#[derive(Debug)]
+enum Way {
+    Padded(PaddedPlan),
+    Varlen(VarlenPlan),
 }
 
 /// What attention of a pass will be told.
@@ -58,9 +56,7 @@ impl GroupPlan {
 pub struct AttentionPlan {
     /// `[rows]`: places where the rows' K/V go.
     writes: Span,
-    groups: Vec<GroupPlan>,
-    /// `[rows]`: where a row's result lies among those of all groups.
-    back: Span,
+    way: Way,
 }
 
 impl AttentionPlan {
@@ -68,25 +64,23 @@ impl AttentionPlan {
     ///
     /// # Errors
     /// A slot is not open, or a window or view is outside it.
-    pub fn new(segments: &[Segment], pool: &Pool, config: &ModelConfig, upload: &mut Upload) -> Result<Self> {
+    pub fn new(
+        segments: &[Segment],
+        pool: &Pool,
+        config: &ModelConfig,
+        ragged: Ragged,
+        upload: &mut Upload,
+    ) -> Result<Self> {
         let mut writes = Vec::new();
         for segment in segments {
             writes.extend_from_slice(pool.get(segment.slot)?.places(segment.window.clone())?);
         }
-        let sizes: Vec<_> = segments.iter().map(|segment| (segment.window.len(), segment.visible)).collect();
-        let groups = groups(&sizes, config.heads, SCORES);
-        let (mut back, mut first) = (vec![0; writes.len()], 0);
-        for group in &groups {
-            for strip in &group.strips {
-                for (row, place) in strip.rows.clone().zip(first..) {
-                    back[row] = place;
-                }
-                first += group.rows;
-            }
-        }
-        let (writes, back) = (upload.indices(writes), upload.indices(back));
-        let groups = groups.iter().map(|group| GroupPlan::new(group, segments, pool, upload));
-        Ok(Self { writes, groups: groups.collect::<Result<_>>()?, back })
+        let writes = upload.indices(writes);
+        let way = match ragged {
+            Ragged::Padded => Way::Padded(PaddedPlan::new(segments, pool, config, upload)?),
+            Ragged::Varlen => Way::Varlen(VarlenPlan::new(segments, pool, config, upload)?),
+        };
+        Ok(Self { writes, way })
     }
 
     /// With what was uploaded.
@@ -114,61 +108,20 @@ pub struct GatheredAttention<'a> {
     writes: Destination,
 }
 
-impl GatheredAttention<'_> {
-    /// Attention of one group: q `[rows, H * h]` of the pass, scaled; kv the layer's pool → `[strips * rows, H * h]`. In f32,
-    /// whatever the pool holds.
-    fn group(
-        &self,
-        plan: &GroupPlan,
-        q: &Tensor,
-        kv: &Tensor,
-        (heads, width): (usize, usize),
-    ) -> Result<Tensor> {
-        let GroupPlan { strips, rows, visible, .. } = *plan;
-        let kv_heads = kv.dim(1)? / (2 * width);
-        let share = heads / kv_heads;
-        self.count_group(kv.dtype());
-        let q = q.index_select(&self.uploaded.indices(&plan.queries)?, 0)?;
-        let q = q.reshape((strips, rows, kv_heads, share, width))?.permute((0, 2, 3, 1, 4))?;
-        let q = q.contiguous()?.reshape((strips * kv_heads, share * rows, width))?;
-        let kv = kv.index_select(&self.uploaded.indices(&plan.places)?, 0)?.to_dtype(DType::F32)?;
-        let kv = kv.reshape((strips, visible, 2, kv_heads, width))?.permute((2, 0, 3, 1, 4))?;
-        let kv = kv.contiguous()?.reshape((2, strips * kv_heads, visible, width))?;
-        let (k, v) = (kv.get(0)?, kv.get(1)?);
-        let scores = q.matmul(&k.t()?)?.reshape((strips, heads * rows, visible))?;
-        let bias = self.uploaded.numbers(&plan.bias)?.reshape((strips, 1, visible))?;
-        let shares = candle_nn::ops::softmax_last_dim(&scores.broadcast_add(&bias)?)?;
-        let mixed = shares.reshape((strips * kv_heads, share * rows, visible))?.matmul(&v)?;
-        let mixed = mixed.reshape((strips, kv_heads, share, rows, width))?.permute((0, 3, 1, 2, 4))?;
-        mixed.contiguous()?.reshape((strips * rows, heads * width))
-    }
-
-    fn count_group(&self, dtype: DType) {
-        self.counts.add(Op::Select, 2);
-        self.counts.add(Op::Cast, usize::from(dtype != DType::F32));
-        self.counts.add(Op::Reorder, 3);
-        self.counts.add(Op::Product, 2);
-        self.counts.add(Op::Broadcast, 1);
-        self.counts.add(Op::Fused, 1);
-    }
-}
-
 impl Attend for GatheredAttention<'_> {
     fn attend(&self, layer: usize, (q, k, v): (&Tensor, &Tensor, &Tensor)) -> Result<Tensor> {
-        let (rows, heads, width) = q.dims3()?;
+        let (rows, _, width) = q.dims3()?;
+        let Self { uploaded, counts, .. } = self;
         let pool = self.pool.layer(layer);
         let flat = |x: &Tensor| x.reshape((rows, x.dim(1)? * width));
         let kv = Tensor::cat(&[flat(k)?, flat(v)?], D::Minus1)?.to_dtype(pool.dtype())?;
-        self.counts.add(Op::Join, 2);
-        self.counts.add(Op::Cast, usize::from(pool.dtype() != DType::F32));
+        counts.add(Op::Join, 2);
+        counts.add(Op::Cast, usize::from(pool.dtype() != DType::F32));
         // Everybody's K/V are there before anybody attends.
-        self.writes.write(&kv, pool, self.counts)?;
-        self.counts.add(Op::Elementwise, 1);
-        let q = (flat(q)? * (1.0 / (width as f64).sqrt()))?;
-        let groups = self.plan.groups.iter().map(|group| self.group(group, &q, pool, (heads, width)));
-        let groups = groups.collect::<Result<Vec<_>>>()?;
-        self.counts.add(Op::Join, if groups.len() > 1 { groups.len() } else { 0 });
-        self.counts.add(Op::Select, 1);
-        Tensor::cat(&groups, 0)?.index_select(&self.uploaded.indices(&self.plan.back)?, 0)
+        self.writes.write(&kv, pool, counts)?;
+        match &self.plan.way {
+            Way::Padded(plan) => plan.attend((q, pool), uploaded, counts),
+            Way::Varlen(plan) => plan.attend((q, pool), uploaded, counts),
+        }
     }
 }

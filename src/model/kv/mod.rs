@@ -1,10 +1,13 @@
 //! K/V memory of all sequences, and the attention that reads it.
 
+mod flash;
 pub mod gathered;
+mod padded;
 pub mod pool;
 pub mod ranges;
 pub mod slots;
-pub mod strips;
+mod strips;
+mod varlen;
 
 use candle_core::{Result, Tensor};
 

@@ -78,7 +78,8 @@ impl Pool {
         // Indices of elements are u32 in candle's kernels, those of places travel as f32.
         let most = (u32::MAX as usize / (2 * config.kv_width())).min(INDICES);
         let places = (bytes / Self::bytes_per_position(config, dtype)).min(most);
-        let shape = (places, 2 * config.kv_width());
+        // A GPU may give no memory of no bytes.
+        let shape = (places.max(1), 2 * config.kv_width());
         let layers = (0..config.layers).map(|_| Tensor::zeros(shape, dtype, device));
         let lefts = config.shifted().then(|| Lefts::reserve(16, config.width, device)).transpose()?;
         Ok(Self {

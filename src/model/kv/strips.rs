@@ -6,8 +6,29 @@
 
 use std::ops::Range;
 
-/// Most scores of a group, over all heads: 256 MiB of f32. A strip of one row may have more.
-pub const SCORES: usize = 64 << 20;
+use crate::model::ModelConfig;
+
+/// Most scores of a group, over all heads: 256 MiB of f32.
+const SCORES: usize = 64 << 20;
+
+/// Most numbers of keys and values that are gathered at once: 512 MiB of f32, 256 MiB of bf16.
+const KEY_VALUES: usize = 128 << 20;
+
+/// How large a group may get: what is gathered and computed for one lies beside the weights and the pool.
+#[derive(Debug, Clone, Copy)]
+pub struct Most {
+    /// Pairs of a row and a place, padding included. A strip of one row may have more.
+    pub pairs: usize,
+    /// Places, padding included. A single strip may have more.
+    pub places: usize,
+}
+
+impl Most {
+    /// For a model's heads.
+    pub fn of(config: &ModelConfig) -> Self {
+        Self { pairs: SCORES / config.heads, places: KEY_VALUES / (2 * config.kv_width()) }
+    }
+}
 
 /// Rows that attend to the same places.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,16 +62,11 @@ impl Group {
         self.strips.iter().map(|strip| strip.rows.len() * strip.visible).sum()
     }
 
-    /// The same with it.
-    pub fn padded(&self) -> usize {
-        self.strips.len() * self.rows * self.visible
-    }
-
-    fn takes(&self, strip: &Strip, most: usize) -> bool {
+    fn takes(&self, strip: &Strip, most: Most) -> bool {
         let (rows, visible) = self.with(strip);
-        let padded = (self.strips.len() + 1) * rows * visible;
+        let places = (self.strips.len() + 1) * visible;
         let pairs = self.pairs() + strip.rows.len() * strip.visible;
-        padded <= most && padded < 2 * pairs
+        places <= most.places && places * rows <= most.pairs && places * rows < 2 * pairs
     }
 
     fn push(&mut self, strip: Strip) {
@@ -59,14 +75,13 @@ impl Group {
     }
 }
 
-/// Groups for segments of (rows, visible) each, of `heads` heads. No group is padded to twice its pairs, or has more than
-/// `scores` scores unless it is one row.
-pub fn groups(segments: &[(usize, usize)], heads: usize, scores: usize) -> Vec<Group> {
-    let most = scores / heads;
+/// Groups for segments of (rows, visible) each. No group is padded to twice its pairs, or has more than `most` but for its
+/// exceptions.
+pub fn groups(segments: &[(usize, usize)], most: Most) -> Vec<Group> {
     let (mut strips, mut first) = (Vec::new(), 0);
     for (segment, (rows, visible)) in segments.iter().enumerate() {
         let last = first + rows;
-        let step = (most / (*visible).max(1)).max(1);
+        let step = (most.pairs / (*visible).max(1)).max(1);
         let starts = (first..last).step_by(step);
         let visible = *visible;
         strips.extend(starts.map(|start| Strip { segment, rows: start..last.min(start + step), visible }));
@@ -97,14 +112,16 @@ mod tests {
         #[test]
         fn every_row_is_in_one_strip_and_padding_is_below_twice(
             segments in prop::collection::vec((1usize..60, 1usize..300), 0..40),
-            heads in 1usize..9, scores in 1usize..50_000,
+            pairs in 1usize..50_000, places in 1usize..3_000,
         ) {
-            let groups = groups(&segments, heads, scores);
+            let groups = groups(&segments, Most { pairs, places });
             let mut rows: Vec<(usize, usize)> = Vec::new();
             for group in &groups {
-                prop_assert!(group.padded() < 2 * group.pairs());
-                let small = group.padded() * heads <= scores;
-                prop_assert!(small || (group.strips.len(), group.rows) == (1, 1));
+                let padded = group.strips.len() * group.rows * group.visible;
+                prop_assert!(padded < 2 * group.pairs());
+                let alone = group.strips.len() == 1;
+                prop_assert!(padded <= pairs || (alone && group.rows == 1));
+                prop_assert!(group.strips.len() * group.visible <= places || alone);
                 for strip in &group.strips {
                     prop_assert_eq!(strip.visible, segments[strip.segment].1);
                     rows.extend(strip.rows.clone().map(|row| (row, strip.segment)));
@@ -119,7 +136,13 @@ mod tests {
     #[test]
     fn segments_that_are_alike_are_one_group_however_many() {
         for count in [1, 8, 32] {
-            assert_eq!(groups(&vec![(8, 24); count], 4, SCORES).len(), 1);
+            assert_eq!(groups(&vec![(8, 24); count], Most { pairs: SCORES / 4, places: 1 << 14 }).len(), 1);
         }
+    }
+
+    #[test]
+    fn single_rows_that_see_much_do_not_gather_the_whole_pool_at_once() {
+        let groups = groups(&[(1, 4096); 20], Most { pairs: SCORES, places: 1 << 14 });
+        assert_eq!(groups.iter().map(|group| group.strips.len()).collect::<Vec<_>>(), [4; 5]);
     }
 }
