@@ -34,9 +34,13 @@ const FLUSH: Duration = Duration::from_secs(5);
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How long the allocator keeps memory that nobody uses: longer than a step of any model, milliseconds.
+const KEPT: std::ffi::c_long = 10_000;
+
 fn main() -> ExitCode {
     // SAFETY: no other thread has been started yet.
     unsafe { config::keep_candle_on_its_thread() };
+    keep_memory();
     let flags = Flags::parse();
     if let Some(command) = &flags.command {
         return ended(command.run(&mut std::io::stdout()).map_err(Into::into));
@@ -49,6 +53,14 @@ fn main() -> ExitCode {
         result
     });
     ended(result.map(|()| ExitCode::SUCCESS))
+}
+
+/// Tell the allocator.
+fn keep_memory() {
+    // `mi_option_purge_delay` of mimalloc.h, which the bindings do not name.
+    const PURGE_DELAY: std::ffi::c_int = 15;
+    // SAFETY: it sets a number.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, KEPT) };
 }
 
 /// The exit status of how it went; a mistake is told.

@@ -133,11 +133,11 @@ impl Segmented<'_> {
             memory.try_borrow_mut().map_err(candle_core::Error::wrap)
         });
         let mut memories = memories.collect::<Result<Vec<_>>>()?;
-        let windows = std::iter::zip(&mut memories, sequences).map(|(memory, segments)| {
-            (&mut **memory, segments.iter().map(|segment| segment.window.clone()).collect())
+        let positions = std::iter::zip(&mut memories, sequences).map(|(memory, segments)| {
+            (&mut **memory, segments.iter().flat_map(|segment| segment.window.clone()).collect())
         });
-        let windows = windows.collect();
-        host::read(k, |k| host::read(v, |v| attention::write(windows, k, v)))??
+        let positions = positions.collect();
+        host::read(k, |k| host::read(v, |v| attention::write(positions, k, v)))??
     }
 }
 

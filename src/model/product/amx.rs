@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::blocks::ToPairs;
 use super::columns::Columns;
-use super::{PANEL, Part, WORTH_SHARING};
+use super::{PANEL, Part, VALUES_WORTH_SHARING};
 
 /// Rows of a tile.
 const ROWS: usize = 16;
@@ -81,8 +81,7 @@ impl RowTiles {
             // SAFETY: who has the unit has AVX-512 with bf16 (`Kernel::of_this_processor` asks for both).
             unsafe { rounded(&x[(group + beside) * ROWS * inputs..], inputs, deep * INPUTS) }
         };
-        // A value is read and rounded in the time of a few multiplications.
-        let values = if x.len() < WORTH_SHARING / 16 {
+        let values = if x.len() < VALUES_WORTH_SHARING {
             (0..tiles * depth).map(tile).collect()
         } else {
             (0..tiles * depth).into_par_iter().with_min_len(SHARED).map(tile).collect()

@@ -39,6 +39,8 @@ const PANELS: usize = 2;
 const CHUNK: usize = 256;
 /// Products of fewer multiplications run on the calling thread: waking another costs more than it saves.
 const WORTH_SHARING: usize = 1 << 20;
+/// The same for values that are only brought into another order, which takes as long as some multiplications each.
+const VALUES_WORTH_SHARING: usize = WORTH_SHARING / 16;
 
 /// In which format weight matrices are held in memory.
 #[derive(

@@ -3,6 +3,9 @@
 use std::ops::Range;
 
 use half::bf16;
+use rayon::prelude::*;
+
+use super::VALUES_WORTH_SHARING;
 
 /// Each group of rows is transposed: rows that lie a power of two apart would otherwise meet in the same few lines of the
 /// cache. `T` is one value, or a pair of neighbours.
@@ -32,23 +35,28 @@ impl Tiles<u32> {
     }
 }
 
-impl<T: Copy + Default> Tiles<T> {
+impl<T: Copy + Default + Send> Tiles<T> {
     fn new<'a, I: Iterator<Item = T>>(
         x: &'a [f32],
         inputs: usize,
         width: usize,
         tallest: usize,
-        values_of: impl Fn(&'a [f32]) -> I,
+        values_of: impl Fn(&'a [f32]) -> I + Sync,
     ) -> Self {
         let rows = x.len() / inputs;
         let mut values = vec![T::default(); rows * width];
-        for (tile, rows) in values.chunks_mut(tallest * width).zip(x.chunks(tallest * inputs)) {
+        let one = |(tile, rows): (&mut [T], &'a [f32])| {
             let height = rows.len() / inputs;
             for (row, from) in rows.chunks_exact(inputs).enumerate() {
                 for (value, to) in values_of(from).zip(tile[row..].iter_mut().step_by(height)) {
                     *to = value;
                 }
             }
+        };
+        if x.len() < VALUES_WORTH_SHARING {
+            values.chunks_mut(tallest * width).zip(x.chunks(tallest * inputs)).for_each(one);
+        } else {
+            values.par_chunks_mut(tallest * width).zip(x.par_chunks(tallest * inputs)).for_each(one);
         }
         Self { width, tallest, rows, values }
     }

@@ -1,12 +1,11 @@
 //! Keys and values of a sequence, where attention finds them.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 
-use crate::model::product::WORTH_SHARING;
+use crate::model::product::VALUES_WORTH_SHARING;
 use crate::model::product::kernel::Kernel;
 
 /// Of keys and values.
@@ -66,7 +65,7 @@ impl KeyValues {
     /// They are outside the canvas.
     pub fn write(&mut self, start: usize, keys: &[f32], values: &[f32]) -> Result<()> {
         let rows = keys.len() / (self.sizes.heads * self.sizes.width);
-        write(vec![(self, vec![start..start + rows])], keys, values)
+        write(vec![(self, (start..start + rows).collect())], keys, values)
     }
 
     /// Keys and values `[positions, heads, width]` of positions from `start` on.
@@ -94,24 +93,19 @@ impl KeyValues {
     }
 }
 
-/// Write keys and values `[rows, heads, width]`: the rows of all sequences one after the other, each sequence's to its
-/// windows of positions.
+/// Write keys and values `[rows, heads, width]`: the rows of all sequences one after the other, each sequence's to these
+/// positions.
 ///
 /// # Errors
-/// A window is outside its canvas, or the sizes do not fit; nothing is written then.
-pub fn write(
-    sequences: Vec<(&mut KeyValues, Vec<Range<usize>>)>,
-    keys: &[f32],
-    values: &[f32],
-) -> Result<()> {
+/// A position is outside its canvas, or the sizes do not fit; nothing is written then.
+pub fn write(sequences: Vec<(&mut KeyValues, Vec<usize>)>, keys: &[f32], values: &[f32]) -> Result<()> {
     let mut of_heads = Vec::new();
     let mut first = 0;
-    for (memory, windows) in sequences {
+    for (memory, positions) in sequences {
         let KeyValues { sizes, keys: to_keys, values: to_values } = memory;
-        if let Some(window) = windows.iter().find(|window| window.end > sizes.canvas) {
-            bail!("positions {window:?} are not within a canvas of {}", sizes.canvas);
+        if let Some(position) = positions.iter().find(|position| **position >= sizes.canvas) {
+            bail!("position {position} is not within a canvas of {}", sizes.canvas);
         }
-        let positions: Vec<usize> = windows.into_iter().flatten().collect();
         let rows = first..first + positions.len() * sizes.heads * sizes.width;
         let (Some(keys), Some(values)) = (keys.get(rows.clone()), values.get(rows.clone())) else {
             bail!("{} values of keys and {} of values for {} and more", keys.len(), values.len(), rows.end);
@@ -131,8 +125,7 @@ pub fn write(
     if first != keys.len() || first != values.len() {
         bail!("{} values of keys and {} of values for {first}", keys.len(), values.len());
     }
-    // A value that is written takes as long as a few multiplications.
-    if first < WORTH_SHARING / 16 {
+    if first < VALUES_WORTH_SHARING {
         of_heads.into_iter().for_each(OfHead::write);
     } else {
         of_heads.into_par_iter().for_each(OfHead::write);
