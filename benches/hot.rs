@@ -10,7 +10,7 @@ use evotoken::backend::candidates::candidates;
 use evotoken::backend::device::DeviceChoice;
 use evotoken::decode::{Attention, Boundary, CacheMode, DecodeParams, Method, State, Unmask};
 use evotoken::engine::batch::{Backend, SlotId, StepBatch, StepOutput};
-use evotoken::engine::scheduler::{self, Candidate};
+use evotoken::engine::scheduler::{self, Contender};
 use evotoken::model::bundled;
 use evotoken::model::product::attention::{KeyValues, Seen, attend};
 use evotoken::rng;
@@ -130,10 +130,10 @@ fn advance(criterion: &mut Criterion) {
 fn schedule(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("scheduler");
     for running in [1, 64, 1024] {
-        let candidate = |index: u64| Candidate { rows: 32, last_tick: index % 3, long: false, alike: None };
-        let candidates: Vec<Candidate> = (0..running).map(candidate).collect();
+        let contender = |index: u64| Contender { rows: 32, last_tick: index % 3, long: false, alike: None };
+        let contenders: Vec<Contender> = (0..running).map(contender).collect();
         group.bench_function(format!("of {running}"), |b| {
-            b.iter(|| scheduler::choose(black_box(&candidates), 1024, true));
+            b.iter(|| scheduler::choose(black_box(&contenders), 1024, true));
         });
     }
 }

@@ -9,14 +9,13 @@ use std::collections::{HashMap, HashSet};
 use config::{Config, Environment, File, FileFormat, Source};
 use serde::{Deserialize, Serialize};
 
-pub use flags::{Flags, NamedFolder};
+pub use flags::{Command, Flags, NamedFolder};
 pub use hub::hub;
-pub use sections::{
-    ApiKeys, EngineSettings, LimitSettings, LogFormat, LogSettings, ModelSettings, ServerSettings,
-};
+pub use sections::{ApiKeys, EngineSettings, LimitSettings, ModelSettings, ServerSettings};
 
 use crate::decode::DecodeOptions;
 use crate::service::speaker::check_adapter_name;
+use crate::telemetry::LogSettings;
 
 /// What the environment's keys begin with: `EVOTOKEN__SECTION__KEY`.
 const PREFIX: &str = "EVOTOKEN";

@@ -5,7 +5,7 @@
 //! A request goes one way through the crate, and every hand-over is one type:
 //!
 //! ```text
-//! HTTP ─ api::schema ─> service::request::GenerateRequest ─> engine (queue, slots, scheduler)
+//! HTTP ─ api::schema ─> engine::request::GenerateRequest ─> engine (queue, slots, scheduler)
 //!                                                              │  one tick: engine::batch::StepBatch
 //!                                                              v
 //!                                              backend ── model (packed rows, K/V slots)

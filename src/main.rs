@@ -8,17 +8,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use evotoken::api::serve::serve;
+use evotoken::api::serve::{ConnectionLimits, serve};
 use evotoken::api::{self, App};
 use evotoken::backend::CandleBackend;
-use evotoken::config::{self, Flags, LogFormat, Settings};
+use evotoken::command;
+use evotoken::config::{self, Flags, Settings};
+use evotoken::engine::request::Limits;
 use evotoken::engine::{self, EngineHandle, EngineLimits, ModelInfo};
 use evotoken::hub::{self, Hub};
 use evotoken::model::ModelSource;
 use evotoken::model::marker::Marker;
-use evotoken::service::request::Limits;
 use evotoken::service::{GenerationDefaults, Service, ServiceParts};
-use evotoken::telemetry::{self, Metrics};
+use evotoken::telemetry::{self, LogFormat, Metrics};
 use evotoken::text::chat_template::ChatTemplate;
 use evotoken::text::{Tokenizer, TokenizerConfig};
 use tokio::net::TcpListener;
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
     unsafe { config::keep_candle_on_its_thread() };
     let flags = Flags::parse();
     if let Some(command) = &flags.command {
-        return ended(command.run(&mut std::io::stdout()).map_err(Into::into));
+        return ended(command::run(command, &mut std::io::stdout()).map_err(Into::into));
     }
     let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads");
     let result = runtime.and_then(|runtime| {
@@ -73,7 +74,7 @@ async fn run(flags: &Flags) -> Result<()> {
     let metrics = Arc::new(Metrics::new());
     let app = Arc::new(App::new(settings.server.clone(), Arc::clone(&metrics)));
     let stop = CancellationToken::new();
-    let (router, limits) = (api::router(Arc::clone(&app)), settings.server.connections());
+    let (router, limits) = (api::router(Arc::clone(&app)), ConnectionLimits::from(&settings.server));
     let stopped = stop.clone().cancelled_owned();
     let server = tokio::spawn(serve(listener, router, limits, Arc::clone(&metrics), stopped));
 

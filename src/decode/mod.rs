@@ -6,6 +6,7 @@
 mod allowed;
 mod evolve;
 pub mod options;
+mod rows;
 mod score;
 mod scoring;
 mod snapshot;
@@ -20,11 +21,11 @@ use serde::{Deserialize, Serialize};
 pub use allowed::Allowed;
 pub use evolve::Phase;
 pub use options::{Boundary, CacheMode, DecodeOptions, DecodeParams, Method, OptionError, Unmask};
+pub use rows::{Candidate, RowsView};
 pub use score::TokenScore;
 pub use scoring::{Scoring, ScoringRule};
 pub use snapshot::{MOST_CANDIDATES, MOST_WATCHED, Snapshot};
 
-use crate::engine::batch::{Candidate, RowsView};
 use crate::guide::Track;
 use evolve::Canvas;
 

@@ -3,8 +3,6 @@
 pub mod defaults;
 pub mod guides;
 mod prompts;
-pub mod request;
-pub mod sampling;
 pub mod scored;
 pub mod speaker;
 pub mod step;
@@ -23,18 +21,18 @@ use tokio_stream::StreamMap;
 pub use defaults::GenerationDefaults;
 pub use guides::{Constraint, Guides};
 pub use prompts::{Chat, Prompts};
-pub use sampling::SamplingOptions;
 pub use speaker::{AdapterError, Speaker};
 pub use step::StepText;
 pub use stream::{Echo, TextEvent, TextStream};
 pub use tokens::Source;
 
 use crate::decode::{Attention, DecodeOptions, ScoringRule};
-use crate::engine::variant::AdapterLoader;
+use crate::engine::request::{Draft, GenerateRequest, Limits, PromptEcho, RequestError};
+use crate::engine::sampling::SamplingOptions;
 use crate::engine::{BlockEvent, EngineHandle, Reader, SequenceError, SubmitError};
+use crate::model::adapters::AdapterLoader;
 use crate::text::chat_template::ChatTemplate;
 use crate::text::{Tokenizer, TokenizerConfig};
-use request::{Draft, GenerateRequest, Limits, PromptEcho, RequestError};
 
 /// Room for an answer when neither the client nor the model says, in tokens: OpenAI's default.
 const DEFAULT_MAX_TOKENS: usize = 16;

@@ -23,13 +23,13 @@ use std::time::{Duration, Instant};
 
 use evotoken::decode::{CacheMode, DecodeOptions, Method};
 use evotoken::engine::Reader;
+use evotoken::engine::request::{Draft, GenerateRequest, Limits, PromptEcho};
+use evotoken::engine::sampling::SamplingOptions;
 use evotoken::engine::variant::Variant;
 use evotoken::engine::{
     BlockEvent, EngineHandle, EngineLimits, FinishReason, ModelInfo, Progress, SequenceError, SubmitError,
     start,
 };
-use evotoken::service::SamplingOptions;
-use evotoken::service::request::{Draft, GenerateRequest, Limits, PromptEcho};
 use evotoken::telemetry::metrics::Metrics;
 use fake::FakeBackend;
 

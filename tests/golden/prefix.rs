@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use evotoken::decode::Attention;
+use evotoken::engine::request::{Draft, GenerateRequest, Limits, PromptEcho};
+use evotoken::engine::sampling::SamplingOptions;
 use evotoken::engine::variant::Variant;
 use evotoken::engine::{BlockEvent, EngineHandle, EngineLimits, ModelInfo, start};
-use evotoken::service::SamplingOptions;
-use evotoken::service::request::{Draft, GenerateRequest, Limits, PromptEcho};
 use evotoken::telemetry::metrics::Metrics;
 
 use super::Ticks;

@@ -7,14 +7,14 @@ use anyhow::{Context, Result};
 use super::grid::Setting;
 use crate::backend::CandleBackend;
 use crate::backend::device::DeviceChoice;
+use crate::engine::request::{Limits, PromptEcho};
+use crate::engine::sampling::SamplingOptions;
 use crate::engine::{self, EngineLimits, FinishReason, ModelInfo, Progress};
 use crate::guide::GuideLimits;
 use crate::model::marker::Marker;
 use crate::model::{ModelConfig, ModelSource};
-use crate::service::request::{Limits, PromptEcho};
 use crate::service::{
-    Ask, GenerationDefaults, Guides, Prompts, SamplingOptions, Service, ServiceParts, Speaker, TextEvent,
-    TextStream,
+    Ask, GenerationDefaults, Guides, Prompts, Service, ServiceParts, Speaker, TextEvent, TextStream,
 };
 use crate::telemetry::Metrics;
 use crate::text::Tokenizer;

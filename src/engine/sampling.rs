@@ -4,9 +4,9 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::adjustment::Penalties;
+use super::batch::Filters;
 use super::request::{Limits, RequestError};
-use crate::engine::adjustment::Penalties;
-use crate::engine::batch::Filters;
 
 /// Most tokens whose logits a request changes: OpenAI's and vLLM's bound.
 const MAX_BIASED_TOKENS: usize = 300;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::sampling::{SamplingOptions, SamplingParams};
+use super::variant::Variant;
 use crate::decode::{Attention, DecodeOptions, DecodeParams, OptionError, ScoringRule};
-use crate::engine::variant::Variant;
 use crate::guide::{Guide, Room, Track};
 
 /// What a model and the server's settings allow; requests are checked against it.
