@@ -8,7 +8,7 @@ use criterion::{BatchSize, Criterion, criterion_group};
 use evotoken::backend::CandleBackend;
 use evotoken::backend::candidates::candidates;
 use evotoken::backend::device::DeviceChoice;
-use evotoken::decode::{Attention, Boundary, CacheMode, DecodeParams, Method, State, Unmask};
+use evotoken::decode::{Attention, DecodeOptions, Method, State};
 use evotoken::engine::batch::{Backend, SlotId, StepBatch, StepOutput};
 use evotoken::engine::scheduler::{self, Contender};
 use evotoken::model::bundled;
@@ -25,15 +25,8 @@ const PROMPT: usize = 32;
 const ANSWER: usize = 64;
 
 fn state(method: Method) -> State {
-    let params = DecodeParams {
-        method,
-        unmask: Unmask::Steps(32),
-        block_length: 32,
-        k_soft: 3,
-        alpha: 0.7,
-        cache: CacheMode::Dual,
-        boundary: Boundary::Hard,
-    };
+    let options = DecodeOptions { method: Some(method), steps: Some(32), ..DecodeOptions::default() };
+    let params = options.resolve(ANSWER, 1 << 10).expect("settings in range");
     State::new(&[9; PROMPT], ANSWER, params, Attention::Full, MASK)
 }
 

@@ -293,11 +293,11 @@ fn environment() -> Result<HashMap<String, String>, SettingsError> {
 fn check_whole(layered: &Config) -> Result<(), String> {
     for section in ["server", "engine", "limits", "decode"] {
         for (key, value) in layered.get_table(section).unwrap_or_default() {
-            let counts = match section {
-                "decode" => ["steps", "block_length", "k_soft"].contains(&key.as_str()),
-                _ => !["host", "api_keys", "cors_origins", "playground", "runtime_adapters"]
-                    .contains(&key.as_str()),
+            let others: &[&str] = match section {
+                "decode" => &["method", "threshold", "factor", "alpha", "cache", "boundary"],
+                _ => &["host", "api_keys", "cors_origins", "playground", "runtime_adapters"],
             };
+            let counts = !others.contains(&key.as_str());
             let odd = matches!(value.kind, config::ValueKind::Float(_) | config::ValueKind::Boolean(_));
             if counts && odd {
                 return Err(format!("{section}.{key}: must be a whole number"));

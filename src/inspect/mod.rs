@@ -19,7 +19,7 @@ use crate::model::lora;
 use crate::model::marker::Marker;
 use crate::model::product::Holding;
 use crate::model::stored::Format;
-use crate::model::{Family, ModelConfig, ModelError, ModelSource};
+use crate::model::{ModelConfig, ModelError, ModelSource};
 use crate::service::GenerationDefaults;
 use crate::text::Tokenizer;
 use crate::text::chat_template::ChatTemplate;
@@ -174,10 +174,7 @@ impl Report {
 impl NetworkReport {
     fn of(config: &ModelConfig) -> Self {
         Self {
-            architecture: match config.family {
-                Family::Llada => "LLaDA",
-                Family::Dream => "Dream",
-            },
+            architecture: config.family.title(),
             parameters: wanted(config).iter().map(|tensor| tensor.count()).sum(),
             layers: config.layers,
             width: config.width,
