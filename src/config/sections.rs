@@ -172,14 +172,9 @@ pub struct EngineSettings {
 
 impl Default for EngineSettings {
     fn default() -> Self {
-        Self {
-            queue: 256,
-            slots: 64,
-            kv_bytes: None,
-            prefix_cache_bytes: 1 << 30,
-            rows_per_tick: 1024,
-            event_buffer: 64,
-        }
+        let EngineLimits { queue, slots, prefix_cache_bytes, rows_per_tick, event_buffer, .. } =
+            EngineLimits::default();
+        Self { queue, slots, kv_bytes: None, prefix_cache_bytes, rows_per_tick, event_buffer }
     }
 }
 

@@ -57,6 +57,19 @@ pub struct EngineLimits {
     pub event_buffer: usize,
 }
 
+impl Default for EngineLimits {
+    fn default() -> Self {
+        Self {
+            queue: 256,
+            slots: 64,
+            kv_bytes: KV_BYTES,
+            prefix_cache_bytes: 1 << 30,
+            rows_per_tick: 1024,
+            event_buffer: 64,
+        }
+    }
+}
+
 /// Why the engine did not take a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {

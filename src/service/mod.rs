@@ -109,6 +109,26 @@ pub struct Ask {
     pub guide: Option<Constraint>,
 }
 
+impl Ask {
+    /// One answer to each prompt, by a client that says nothing else.
+    pub fn new(speaker: Speaker, prompts: Prompts) -> Self {
+        Self {
+            speaker,
+            prompts,
+            choices: 1,
+            max_tokens: None,
+            suffix: None,
+            echo: PromptEcho::Off,
+            temperature: None,
+            sampling: SamplingOptions::default(),
+            seed: None,
+            stop: Vec::new(),
+            decode: DecodeOptions::default(),
+            guide: None,
+        }
+    }
+}
+
 /// Answers on their way.
 #[derive(Debug)]
 pub struct Answers {
@@ -221,20 +241,8 @@ impl Service {
     /// Why the model cannot answer.
     pub async fn warm_up(&self) -> Result<(), WarmUpError> {
         let token = u32::from(self.parts.limits.mask_id == 0);
-        let ask = Ask {
-            speaker: self.base(),
-            prompts: Prompts::Ids(vec![vec![token]]),
-            choices: 1,
-            max_tokens: Some(1),
-            suffix: None,
-            echo: PromptEcho::Off,
-            temperature: None,
-            sampling: SamplingOptions::default(),
-            seed: None,
-            stop: Vec::new(),
-            decode: DecodeOptions::default(),
-            guide: None,
-        };
+        let prompts = Prompts::Ids(vec![vec![token]]);
+        let ask = Ask { max_tokens: Some(1), ..Ask::new(self.base(), prompts) };
         let (_, requests) = self.requests(ask).map_err(AskError::from)?;
         let each = |request| self.parts.engine.submit_to_each(request);
         let readers: Vec<Vec<Reader>> =

@@ -114,18 +114,15 @@ impl Plan {
         let metrics = Arc::new(Metrics::new());
         let info = ModelInfo { mask_id: fake::MASK, eos_ids: vec![fake::EOS] };
         let backend = fake::FakeBackend::new(markers, gate);
-        let engine =
-            engine::start(backend, info, (&settings.engine).into(), metrics.clone()).expect("a thread");
         let limits = Limits {
-            vocab: fake::VOCAB,
-            mask_id: fake::MASK,
-            eos_ids: vec![fake::EOS],
-            max_canvas: 128,
             max_prompt_tokens: settings.limits.max_prompt_tokens,
             max_new_tokens: settings.limits.max_new_tokens,
             max_stop_strings: settings.limits.max_stop_strings,
             max_scored_tokens: settings.limits.max_scored_tokens,
+            ..Limits::of_model(&info, fake::VOCAB, 128)
         };
+        let engine =
+            engine::start(backend, info, (&settings.engine).into(), metrics.clone()).expect("a thread");
         let service = Service::new(ServiceParts {
             names,
             root: "echo-1".to_owned(),
