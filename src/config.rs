@@ -211,12 +211,12 @@ impl Settings {
                 format!("server.cors_origins: {origin:?} is no origin"),
             ));
         }
-        if self.limits.max_choices > self.engine.queue {
-            let message =
-                "limits.max_choices must not be above engine.queue: such a request could never be queued";
-            return Err(SettingsError::new("settings", message));
-        }
         self.decode.check().map_err(|e| SettingsError::new("settings", format!("decode.{} {e}", e.field)))
+    }
+
+    /// Most choices of a request: more than wait at most could never be queued.
+    pub fn max_choices(&self) -> usize {
+        self.limits.max_choices.min(self.engine.queue)
     }
 
     /// The settings as a TOML file, keys hidden, what is not set as a comment.

@@ -92,7 +92,7 @@ async fn run(flags: &Flags) -> Result<()> {
     let adapters: Vec<&String> = settings.model.adapters.keys().collect();
     tracing::info!(%address, models = ?names, ?adapters, "ready");
     if settings.log.format == LogFormat::Text {
-        greet(address, &names[0]);
+        greet(address, &names[0], settings.server.playground);
     }
 
     signals.next().await;
@@ -124,17 +124,15 @@ fn load(settings: &Settings, hub: &Hub, metrics: Arc<Metrics>) -> Result<(Servic
     let marker = Marker::load(&source).with_context(|| place.clone())?;
     let config = backends[0].config();
     let eos_ids = defaults.eos_ids.clone().unwrap_or_else(|| config.eos_ids.clone());
+    let info = ModelInfo { mask_id: config.mask_id, eos_ids };
     let limits = Limits {
-        vocab: config.vocab,
-        mask_id: config.mask_id,
-        eos_ids: eos_ids.clone(),
-        max_canvas: config.max_positions,
-        max_prompt_tokens: settings.limits.max_prompt_tokens,
-        max_new_tokens: settings.limits.max_new_tokens,
+        // What the model cannot hold anyway is not offered.
+        max_prompt_tokens: settings.limits.max_prompt_tokens.min(config.max_positions),
+        max_new_tokens: settings.limits.max_new_tokens.min(config.max_positions),
         max_stop_strings: settings.limits.max_stop_strings,
         max_scored_tokens: settings.limits.max_scored_tokens,
+        ..Limits::of_model(&info, config.vocab, config.max_positions)
     };
-    let info = ModelInfo { mask_id: config.mask_id, eos_ids };
     let adapter_loaders = backends.iter().map(CandleBackend::adapter_loader).collect();
     let (engines, kv_bytes) = (backends.len(), kv_bytes(&backends, settings.engine.kv_bytes));
     let engine_limits = EngineLimits { kv_bytes, ..EngineLimits::from(&settings.engine) };
@@ -146,7 +144,7 @@ fn load(settings: &Settings, hub: &Hub, metrics: Arc<Metrics>) -> Result<(Servic
         limits,
         attention: model.attention.or(marker.attention).unwrap_or_default(),
         adapter_loaders,
-        max_choices: settings.limits.max_choices,
+        max_choices: settings.max_choices(),
         timeout: Some(settings.server.request_timeout()),
         decode: settings.decode,
         defaults,
@@ -171,9 +169,10 @@ fn served_names(names: &[String], source: &ModelSource) -> Vec<String> {
     if names.is_empty() { vec![source.name()] } else { names.to_vec() }
 }
 
-fn greet(address: SocketAddr, model: &str) {
+fn greet(address: SocketAddr, model: &str, playground: bool) {
+    let page = if playground { "a page to watch it; " } else { "" };
     say(&format!(
-        "evotoken serves {model} on http://{address} (API: http://{address}/docs). Try:
+        "evotoken serves {model} on http://{address} ({page}API: http://{address}/docs). Try:
   curl http://{address}/v1/completions -H 'Content-Type: application/json' \\
     -d '{{\"prompt\": \"Numbers: [30, 100, 93]\\nTarget: 23\"}}'
 "

@@ -239,7 +239,7 @@ impl DecodeOptions {
             && steps < blocks
         {
             let message = format!(
-                "{steps} is fewer than the {blocks} blocks of {answer_len} tokens in blocks of {}",
+                "{steps} is fewer than the {blocks} blocks, each of which takes a step ({answer_len} tokens in blocks of {})",
                 params.block_length
             );
             return Err(OptionError::new("steps", message));

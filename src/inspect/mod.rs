@@ -126,9 +126,6 @@ impl Report {
         let mut report = Self { place: path.display().to_string(), ..Self::default() };
         match hub::open(path, hub) {
             Err(error) => report.problems.push(error.to_string()),
-            Ok(ModelSource::Folder(folder)) if !folder.exists() => {
-                report.problems.push(format!("{} does not exist", report.place))
-            }
             Ok(source) if path.join(lora::CONFIG).is_file() => {
                 report.adapter = report.note(AdapterReport::of(&source));
             }
