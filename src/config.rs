@@ -163,7 +163,6 @@ impl Settings {
             ("engine.slots", self.engine.slots, 1 << 16),
             ("engine.kv_bytes", self.engine.kv_bytes.unwrap_or(usize::MAX), usize::MAX),
             ("engine.rows_per_tick", self.engine.rows_per_tick, usize::MAX),
-            ("engine.event_buffer", self.engine.event_buffer, 1 << 20),
             ("limits.max_prompt_tokens", self.limits.max_prompt_tokens, usize::MAX),
             ("limits.max_new_tokens", self.limits.max_new_tokens, usize::MAX),
             ("limits.max_choices", self.limits.max_choices, usize::MAX),

@@ -187,7 +187,7 @@ fn a_mistake_is_named_with_its_place_and_key() {
         ("[server]\nplayground = \"maybe\"", &["server.toml: server.playground", "boolean"]),
         ("[decode]\nk_soft = inf", &["server.toml: decode.k_soft", "whole number"]),
         ("[engine]\nslots = 65537", &["engine.slots", "at most 65536"]),
-        ("[engine]\nevent_buffer = 9223372036854775807", &["engine.event_buffer", "at most"]),
+        ("[engine]\nqueue = 9223372036854775807", &["engine.queue", "at most"]),
         ("[server]\n\"port[9]\" = 1", &["server.toml", "port[9]"]),
         ("[server]\nbody_timeout_s = 0", &["server.body_timeout_s", "between 1"]),
         ("[server]\ncors_origins = [\"a b\"]", &["server.cors_origins", "a b"]),

@@ -166,24 +166,20 @@ pub struct EngineSettings {
     pub prefix_cache_bytes: usize,
     /// Packed rows a tick aims at.
     pub rows_per_tick: usize,
-    /// Events a reader may lag behind before its sequence is cancelled.
-    pub event_buffer: usize,
 }
 
 impl Default for EngineSettings {
     fn default() -> Self {
-        let EngineLimits { queue, slots, prefix_cache_bytes, rows_per_tick, event_buffer, .. } =
-            EngineLimits::default();
-        Self { queue, slots, kv_bytes: None, prefix_cache_bytes, rows_per_tick, event_buffer }
+        let EngineLimits { queue, slots, prefix_cache_bytes, rows_per_tick, .. } = EngineLimits::default();
+        Self { queue, slots, kv_bytes: None, prefix_cache_bytes, rows_per_tick }
     }
 }
 
 impl From<&EngineSettings> for EngineLimits {
     fn from(settings: &EngineSettings) -> Self {
-        let EngineSettings { queue, slots, kv_bytes, prefix_cache_bytes, rows_per_tick, event_buffer } =
-            *settings;
+        let EngineSettings { queue, slots, kv_bytes, prefix_cache_bytes, rows_per_tick } = *settings;
         let kv_bytes = kv_bytes.unwrap_or(engine::KV_BYTES);
-        Self { queue, slots, kv_bytes, prefix_cache_bytes, rows_per_tick, event_buffer }
+        Self { queue, slots, kv_bytes, prefix_cache_bytes, rows_per_tick, ..Self::default() }
     }
 }
 
