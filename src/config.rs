@@ -213,7 +213,7 @@ impl Settings {
         self.decode.check().map_err(|e| SettingsError::new("settings", format!("decode.{} {e}", e.field)))
     }
 
-    /// Most choices of a request: more than wait at most could never be queued.
+    /// Most choices of a request; the queue could never take more than it has places.
     pub fn max_choices(&self) -> usize {
         self.limits.max_choices.min(self.engine.queue)
     }
