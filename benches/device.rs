@@ -12,13 +12,13 @@ use evotoken::backend::device::{DeviceChoice, Placement};
 use evotoken::backend::{CandleBackend, PoolChoice};
 use evotoken::decode::DecodeOptions;
 use evotoken::engine::batch::{Backend, Segment, SlotId, StepBatch};
+use evotoken::engine::request::{Draft, GenerateRequest, Limits, PromptEcho};
+use evotoken::engine::sampling::SamplingOptions;
 use evotoken::engine::variant::Variant;
 use evotoken::engine::{self, BlockEvent, EngineHandle, EngineLimits, ModelInfo, Reader};
 use evotoken::model::kv::gathered::Ragged;
 use evotoken::model::product::Holding;
 use evotoken::model::{ModelConfig, ModelSource, bundled};
-use evotoken::service::SamplingOptions;
-use evotoken::service::request::{Draft, GenerateRequest, Limits, PromptEcho};
 use evotoken::telemetry::Metrics;
 
 /// Steps that are timed, after one that is not.

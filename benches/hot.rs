@@ -8,9 +8,9 @@ use criterion::{BatchSize, Criterion, criterion_group};
 use evotoken::backend::CandleBackend;
 use evotoken::backend::candidates::candidates;
 use evotoken::backend::device::DeviceChoice;
-use evotoken::decode::{Attention, Boundary, CacheMode, DecodeParams, Method, State, Unmask};
+use evotoken::decode::{Attention, DecodeOptions, Method, State};
 use evotoken::engine::batch::{Backend, SlotId, StepBatch, StepOutput};
-use evotoken::engine::scheduler::{self, Candidate};
+use evotoken::engine::scheduler::{self, Contender};
 use evotoken::model::bundled;
 use evotoken::model::product::attention::{KeyValues, Seen, attend};
 use evotoken::rng;
@@ -25,15 +25,8 @@ const PROMPT: usize = 32;
 const ANSWER: usize = 64;
 
 fn state(method: Method) -> State {
-    let params = DecodeParams {
-        method,
-        unmask: Unmask::Steps(32),
-        block_length: 32,
-        k_soft: 3,
-        alpha: 0.7,
-        cache: CacheMode::Dual,
-        boundary: Boundary::Hard,
-    };
+    let options = DecodeOptions { method: Some(method), steps: Some(32), ..DecodeOptions::default() };
+    let params = options.resolve(ANSWER, 1 << 10).expect("settings in range");
     State::new(&[9; PROMPT], ANSWER, params, Attention::Full, MASK)
 }
 
@@ -130,10 +123,10 @@ fn advance(criterion: &mut Criterion) {
 fn schedule(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("scheduler");
     for running in [1, 64, 1024] {
-        let candidate = |index: u64| Candidate { rows: 32, last_tick: index % 3, long: false, alike: None };
-        let candidates: Vec<Candidate> = (0..running).map(candidate).collect();
+        let contender = |index: u64| Contender { rows: 32, last_tick: index % 3, long: false, alike: None };
+        let contenders: Vec<Contender> = (0..running).map(contender).collect();
         group.bench_function(format!("of {running}"), |b| {
-            b.iter(|| scheduler::choose(black_box(&candidates), 1024, true));
+            b.iter(|| scheduler::choose(black_box(&contenders), 1024, true));
         });
     }
 }

@@ -2,66 +2,34 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{CommandFactory, Subcommand};
-use clap_complete::Shell;
+use clap::CommandFactory;
 
-use crate::config::{self, Flags};
+use crate::config::{self, Command, Flags};
 use crate::inspect::Report;
 
 /// Time that a server gets to answer a probe, per operation on its connection.
 const PROBE: Duration = Duration::from_secs(3);
 
-/// What to do instead of serving.
-#[derive(Debug, Clone, PartialEq, Subcommand)]
-pub enum Command {
-    /// Print a completion script for a shell
-    Completions {
-        /// Whose
-        shell: Shell,
-    },
-    /// Say what a model or an adapter is and what is wrong with it, without loading its weights
-    ///
-    /// Ends with status 1 if it could not be served.
-    Inspect {
-        /// Model folder, GGUF file, PEFT LoRA folder, or a model's name on a hub, which is downloaded
-        #[arg(value_name = "PATH")]
-        path: PathBuf,
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Print the manual page (roff)
-    Man,
-    /// Ask a running server whether it is ready; the exit status says so
-    Probe {
-        /// What to ask, over plain HTTP
-        #[arg(default_value = "http://127.0.0.1:8000/ready")]
-        url: String,
-    },
-}
-
-impl Command {
-    /// Do it, printing to `out`; the program's exit status.
-    ///
-    /// # Errors
-    /// A sentence: `out` takes nothing, or a probed server does not say 200.
-    pub fn run(&self, out: &mut impl Write) -> io::Result<ExitCode> {
-        match self {
-            Self::Completions { shell } => {
-                let mut script = Vec::new();
-                clap_complete::generate(*shell, &mut Flags::command(), "evotoken", &mut script);
-                out.write_all(&script)?;
-            }
-            Self::Inspect { path, json } => return inspect(path, *json, out),
-            Self::Man => clap_mangen::Man::new(Flags::command()).render(out)?,
-            Self::Probe { url } => probe(url)?,
+/// Do what was asked for instead of serving, printing to `out`; the program's exit status.
+///
+/// # Errors
+/// A sentence: `out` takes nothing, or a probed server does not say 200.
+pub fn run(command: &Command, out: &mut impl Write) -> io::Result<ExitCode> {
+    match command {
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Flags::command(), "evotoken", &mut script);
+            out.write_all(&script)?;
         }
-        Ok(ExitCode::SUCCESS)
+        Command::Inspect { path, json } => return inspect(path, *json, out),
+        Command::Man => clap_mangen::Man::new(Flags::command()).render(out)?,
+        Command::Probe { url } => probe(url)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn inspect(path: &Path, json: bool, out: &mut impl Write) -> io::Result<ExitCode> {

@@ -9,14 +9,13 @@ use std::collections::{HashMap, HashSet};
 use config::{Config, Environment, File, FileFormat, Source};
 use serde::{Deserialize, Serialize};
 
-pub use flags::{Flags, NamedFolder};
+pub use flags::{Command, Flags, NamedFolder};
 pub use hub::hub;
-pub use sections::{
-    ApiKeys, EngineSettings, LimitSettings, LogFormat, LogSettings, ModelSettings, ServerSettings,
-};
+pub use sections::{ApiKeys, EngineSettings, LimitSettings, ModelSettings, ServerSettings};
 
 use crate::decode::DecodeOptions;
 use crate::service::speaker::check_adapter_name;
+use crate::telemetry::LogSettings;
 
 /// What the environment's keys begin with: `EVOTOKEN__SECTION__KEY`.
 const PREFIX: &str = "EVOTOKEN";
@@ -164,7 +163,6 @@ impl Settings {
             ("engine.slots", self.engine.slots, 1 << 16),
             ("engine.kv_bytes", self.engine.kv_bytes.unwrap_or(usize::MAX), usize::MAX),
             ("engine.rows_per_tick", self.engine.rows_per_tick, usize::MAX),
-            ("engine.event_buffer", self.engine.event_buffer, 1 << 20),
             ("limits.max_prompt_tokens", self.limits.max_prompt_tokens, usize::MAX),
             ("limits.max_new_tokens", self.limits.max_new_tokens, usize::MAX),
             ("limits.max_choices", self.limits.max_choices, usize::MAX),
@@ -212,12 +210,12 @@ impl Settings {
                 format!("server.cors_origins: {origin:?} is no origin"),
             ));
         }
-        if self.limits.max_choices > self.engine.queue {
-            let message =
-                "limits.max_choices must not be above engine.queue: such a request could never be queued";
-            return Err(SettingsError::new("settings", message));
-        }
         self.decode.check().map_err(|e| SettingsError::new("settings", format!("decode.{} {e}", e.field)))
+    }
+
+    /// Most choices of a request; the queue could never take more than it has places.
+    pub fn max_choices(&self) -> usize {
+        self.limits.max_choices.min(self.engine.queue)
     }
 
     /// The settings as a TOML file, keys hidden, what is not set as a comment.
@@ -294,11 +292,11 @@ fn environment() -> Result<HashMap<String, String>, SettingsError> {
 fn check_whole(layered: &Config) -> Result<(), String> {
     for section in ["server", "engine", "limits", "decode"] {
         for (key, value) in layered.get_table(section).unwrap_or_default() {
-            let counts = match section {
-                "decode" => ["steps", "block_length", "k_soft"].contains(&key.as_str()),
-                _ => !["host", "api_keys", "cors_origins", "playground", "runtime_adapters"]
-                    .contains(&key.as_str()),
+            let others: &[&str] = match section {
+                "decode" => &["method", "threshold", "factor", "alpha", "cache", "boundary"],
+                _ => &["host", "api_keys", "cors_origins", "playground", "runtime_adapters"],
             };
+            let counts = !others.contains(&key.as_str());
             let odd = matches!(value.kind, config::ValueKind::Float(_) | config::ValueKind::Boolean(_));
             if counts && odd {
                 return Err(format!("{section}.{key}: must be a whole number"));

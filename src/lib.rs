@@ -5,7 +5,7 @@
 //! A request goes one way through the crate, and every hand-over is one type:
 //!
 //! ```text
-//! HTTP ─ api::schema ─> service::request::GenerateRequest ─> engine (queue, slots, scheduler)
+//! HTTP ─ api::{completion, chat} ─> service ─ engine::request::GenerateRequest ─> engine (queue, slots, scheduler)
 //!                                                              │  one tick: engine::batch::StepBatch
 //!                                                              v
 //!                                              backend ── model (packed rows, K/V slots)
@@ -14,11 +14,62 @@
 //! SSE <─ service::stream::TextEvent <─ engine::event::BlockEvent <─ decode::State::advance
 //! ```
 //!
+//! # As a library
+//!
+//! A backend holds a model, an engine runs requests on a thread of its own, and a reader takes an answer's blocks as they are done:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use evotoken::backend::CandleBackend;
+//! use evotoken::backend::device::DeviceChoice;
+//! use evotoken::engine::request::{Draft, GenerateRequest, Limits};
+//! use evotoken::engine::{self, BlockEvent, EngineLimits, ModelInfo};
+//! use evotoken::model::bundled;
+//! use evotoken::service::GenerationDefaults;
+//! use evotoken::telemetry::Metrics;
+//! use evotoken::text::Tokenizer;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let source = bundled::COUNTDOWN; // or ModelSource::open("models/my-model")?
+//! let tokenizer = Tokenizer::load(&source)?;
+//! let backend = CandleBackend::load(&source, DeviceChoice::Cpu)?;
+//! let config = backend.config().clone();
+//! let model = ModelInfo { mask_id: config.mask_id, eos_ids: config.eos_ids };
+//! let limits = Limits::of_model(&model, config.vocab, config.max_positions);
+//! let engine = engine::start(backend, model, EngineLimits::default(), Arc::new(Metrics::new()))?;
+//!
+//! // What the model's makers recommend: blocks of four, for one thing.
+//! let decode = GenerationDefaults::load(&source)?.decode;
+//! let prompt = tokenizer.encode("Numbers: [30, 100, 93]\nTarget: 23")?;
+//! let request = GenerateRequest::new(Draft { decode, ..Draft::new(prompt, 16) }, &limits)?;
+//!
+//! // Any number of requests run at once; they share each forward pass, which changes none of them.
+//! for mut reader in engine.submit(vec![request], None)? {
+//!     let mut answer = Vec::new();
+//!     while let Some(event) = reader.blocking_recv() {
+//!         match event {
+//!             BlockEvent::Block { ids, .. } => answer.extend(ids),
+//!             BlockEvent::Finished { progress, .. } => println!("{} forward passes", progress.nfe),
+//!             BlockEvent::Failed(error) => return Err(error.into()),
+//!             _ => {}
+//!         }
+//!     }
+//!     assert_eq!(tokenizer.decode(&answer), "(93+30)-100");
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`service::Service`] does this with texts, stop strings, chat templates and adapters; [`train`] makes models.
+//! [`decode::State`] alone decodes with any model that gives it probabilities.
+//!
 //! # Import rule
 //!
 //! `candle` is named only in [`model`], [`backend`] and [`train`]; `axum` and `utoipa` only in [`api`] and
 //! `main`; `tokio` never in [`decode`], [`model`], [`backend`], [`train`] or the scheduler; the environment and
-//! settings files are read only in [`config`]; `hf_hub` and `ureq` are named only in [`hub`]. `tests/tidy.rs` keeps these rules.
+//! settings files are read only in [`config`]; `hf_hub` and `ureq` are named only in [`hub`]. Modules use each other in one
+//! direction; `ARCHITECTURE.md` has the table. `tests/tidy.rs` keeps these rules.
 //!
 //! # Words
 //!

@@ -8,17 +8,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use evotoken::api::serve::serve;
+use evotoken::api::serve::{ConnectionLimits, serve};
 use evotoken::api::{self, App};
 use evotoken::backend::CandleBackend;
-use evotoken::config::{self, Flags, LogFormat, Settings};
+use evotoken::command;
+use evotoken::config::{self, Flags, Settings};
+use evotoken::engine::request::Limits;
 use evotoken::engine::{self, EngineHandle, EngineLimits, ModelInfo};
 use evotoken::hub::{self, Hub};
 use evotoken::model::ModelSource;
 use evotoken::model::marker::Marker;
-use evotoken::service::request::Limits;
 use evotoken::service::{GenerationDefaults, Service, ServiceParts};
-use evotoken::telemetry::{self, Metrics};
+use evotoken::telemetry::{self, LogFormat, Metrics};
 use evotoken::text::chat_template::ChatTemplate;
 use evotoken::text::{Tokenizer, TokenizerConfig};
 use tokio::net::TcpListener;
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
     keep_memory();
     let flags = Flags::parse();
     if let Some(command) = &flags.command {
-        return ended(command.run(&mut std::io::stdout()).map_err(Into::into));
+        return ended(command::run(command, &mut std::io::stdout()).map_err(Into::into));
     }
     let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads");
     let result = runtime.and_then(|runtime| {
@@ -85,7 +86,7 @@ async fn run(flags: &Flags) -> Result<()> {
     let metrics = Arc::new(Metrics::new());
     let app = Arc::new(App::new(settings.server.clone(), Arc::clone(&metrics)));
     let stop = CancellationToken::new();
-    let (router, limits) = (api::router(Arc::clone(&app)), settings.server.connections());
+    let (router, limits) = (api::router(Arc::clone(&app)), ConnectionLimits::from(&settings.server));
     let stopped = stop.clone().cancelled_owned();
     let server = tokio::spawn(serve(listener, router, limits, Arc::clone(&metrics), stopped));
 
@@ -103,7 +104,7 @@ async fn run(flags: &Flags) -> Result<()> {
     let adapters: Vec<&String> = settings.model.adapters.keys().collect();
     tracing::info!(%address, models = ?names, ?adapters, "ready");
     if settings.log.format == LogFormat::Text {
-        greet(address, &names[0]);
+        greet(address, &names[0], settings.server.playground);
     }
 
     signals.next().await;
@@ -135,17 +136,15 @@ fn load(settings: &Settings, hub: &Hub, metrics: Arc<Metrics>) -> Result<(Servic
     let marker = Marker::load(&source).with_context(|| place.clone())?;
     let config = backends[0].config();
     let eos_ids = defaults.eos_ids.clone().unwrap_or_else(|| config.eos_ids.clone());
+    let info = ModelInfo { mask_id: config.mask_id, eos_ids };
     let limits = Limits {
-        vocab: config.vocab,
-        mask_id: config.mask_id,
-        eos_ids: eos_ids.clone(),
-        max_canvas: config.max_positions,
-        max_prompt_tokens: settings.limits.max_prompt_tokens,
-        max_new_tokens: settings.limits.max_new_tokens,
+        // What the model cannot hold anyway is not offered.
+        max_prompt_tokens: settings.limits.max_prompt_tokens.min(config.max_positions),
+        max_new_tokens: settings.limits.max_new_tokens.min(config.max_positions),
         max_stop_strings: settings.limits.max_stop_strings,
         max_scored_tokens: settings.limits.max_scored_tokens,
+        ..Limits::of_model(&info, config.vocab, config.max_positions)
     };
-    let info = ModelInfo { mask_id: config.mask_id, eos_ids };
     let adapter_loaders = backends.iter().map(CandleBackend::adapter_loader).collect();
     let (engines, kv_bytes) = (backends.len(), kv_bytes(&backends, settings.engine.kv_bytes));
     let engine_limits = EngineLimits { kv_bytes, ..EngineLimits::from(&settings.engine) };
@@ -157,7 +156,7 @@ fn load(settings: &Settings, hub: &Hub, metrics: Arc<Metrics>) -> Result<(Servic
         limits,
         attention: model.attention.or(marker.attention).unwrap_or_default(),
         adapter_loaders,
-        max_choices: settings.limits.max_choices,
+        max_choices: settings.max_choices(),
         timeout: Some(settings.server.request_timeout()),
         decode: settings.decode,
         defaults,
@@ -182,9 +181,10 @@ fn served_names(names: &[String], source: &ModelSource) -> Vec<String> {
     if names.is_empty() { vec![source.name()] } else { names.to_vec() }
 }
 
-fn greet(address: SocketAddr, model: &str) {
+fn greet(address: SocketAddr, model: &str, playground: bool) {
+    let page = if playground { "a page to watch it; " } else { "" };
     say(&format!(
-        "evotoken serves {model} on http://{address} (API: http://{address}/docs). Try:
+        "evotoken serves {model} on http://{address} ({page}API: http://{address}/docs). Try:
   curl http://{address}/v1/completions -H 'Content-Type: application/json' \\
     -d '{{\"prompt\": \"Numbers: [30, 100, 93]\\nTarget: 23\"}}'
 "

@@ -11,11 +11,9 @@ use std::sync::Arc;
 use evotoken::backend::CandleBackend;
 use evotoken::backend::device::DeviceChoice;
 use evotoken::decode::{CacheMode, DecodeOptions, Method};
-use evotoken::engine::variant::Variant;
+use evotoken::engine::request::{Draft, GenerateRequest, Limits};
 use evotoken::engine::{BlockEvent, EngineHandle, EngineLimits, ModelInfo, start};
 use evotoken::model::ModelSource;
-use evotoken::service::SamplingOptions;
-use evotoken::service::request::{Draft, GenerateRequest, Limits, PromptEcho};
 use evotoken::telemetry::metrics::Metrics;
 use evotoken::train::score::solves;
 
@@ -72,18 +70,14 @@ fn text(ids: &[u32]) -> String {
     ids.iter().map(one).collect()
 }
 
+fn model() -> ModelInfo {
+    ModelInfo { mask_id: MASK, eos_ids: vec![EOS] }
+}
+
 fn engine(folder: &Path) -> EngineHandle {
     let backend = CandleBackend::load(&ModelSource::folder(folder), DeviceChoice::Cpu).unwrap();
-    let model = ModelInfo { mask_id: MASK, eos_ids: vec![EOS] };
-    let limits = EngineLimits {
-        queue: 256,
-        slots: 64,
-        kv_bytes: 1 << 30,
-        prefix_cache_bytes: 0,
-        rows_per_tick: 4096,
-        event_buffer: 8,
-    };
-    start(backend, model, limits, Arc::new(Metrics::new())).unwrap()
+    let limits = EngineLimits { rows_per_tick: 4096, ..EngineLimits::default() };
+    start(backend, model(), limits, Arc::new(Metrics::new())).unwrap()
 }
 
 fn solved(engine: &EngineHandle, problems: &[Problem], steps: usize) -> usize {
@@ -94,33 +88,9 @@ fn solved(engine: &EngineHandle, problems: &[Problem], steps: usize) -> usize {
         cache: Some(CacheMode::None),
         ..DecodeOptions::default()
     };
-    let limits = Limits {
-        vocab: VOCAB,
-        mask_id: MASK,
-        eos_ids: vec![EOS],
-        max_canvas: 64,
-        max_prompt_tokens: 64,
-        max_new_tokens: 64,
-        max_stop_strings: 0,
-        max_scored_tokens: 0,
-    };
+    let limits = Limits::of_model(&model(), VOCAB, 64);
     let request = |problem: &Problem| {
-        let prompt = prompt(problem);
-        let draft = Draft {
-            variant: Variant::default(),
-            prompt,
-            max_tokens: CANVAS,
-            suffix: vec![],
-            echo: PromptEcho::Off,
-            decode,
-            temperature: 0.0,
-            sampling: SamplingOptions::default(),
-            seed: 0,
-            choice: 0,
-            stop: vec![],
-            guide: None,
-        };
-        GenerateRequest::new(draft, &limits).unwrap()
+        GenerateRequest::new(Draft { decode, ..Draft::new(prompt(problem), CANVAS) }, &limits).unwrap()
     };
     let readers = engine.submit(problems.iter().map(request).collect(), None).unwrap();
     let answers = readers.into_iter().map(|mut reader| {

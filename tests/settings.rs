@@ -187,9 +187,8 @@ fn a_mistake_is_named_with_its_place_and_key() {
         ("[server]\nplayground = \"maybe\"", &["server.toml: server.playground", "boolean"]),
         ("[decode]\nk_soft = inf", &["server.toml: decode.k_soft", "whole number"]),
         ("[engine]\nslots = 65537", &["engine.slots", "at most 65536"]),
-        ("[engine]\nevent_buffer = 9223372036854775807", &["engine.event_buffer", "at most"]),
+        ("[engine]\nqueue = 9223372036854775807", &["engine.queue", "at most"]),
         ("[server]\n\"port[9]\" = 1", &["server.toml", "port[9]"]),
-        ("[engine]\nqueue = 8", &["limits.max_choices", "engine.queue"]),
         ("[server]\nbody_timeout_s = 0", &["server.body_timeout_s", "between 1"]),
         ("[server]\ncors_origins = [\"a b\"]", &["server.cors_origins", "a b"]),
         ("[model]\nserved_names = [\"a\", \" \"]", &["model.served_names", "\" \""]),
@@ -207,6 +206,12 @@ fn a_mistake_is_named_with_its_place_and_key() {
         message.contains("environment") && message.contains("prot") && message.contains("`port`"),
         "{message}"
     );
+}
+
+#[test]
+fn a_request_has_at_most_as_many_choices_as_the_queue_has_places() {
+    assert_eq!(Settings::default().max_choices(), 64);
+    assert_eq!(from_file("[engine]\nqueue = 8").expect("valid settings").max_choices(), 8);
 }
 
 #[test]

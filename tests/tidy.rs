@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -87,6 +88,59 @@ fn the_web_framework_is_named_only_at_the_edge() {
         &["src/api/", "src/main.rs"],
     );
     assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// Which of the crate's modules each module names, tests included: `src/a/b.rs` belongs to `a`, a program to itself.
+fn uses() -> BTreeMap<String, BTreeSet<String>> {
+    let mut uses = BTreeMap::<String, BTreeSet<String>>::new();
+    for source in sources("src").into_iter().filter(|source| source.path != "src/lib.rs") {
+        let path = source.path.trim_start_matches("src/");
+        let program = path == "main.rs" || path.starts_with("bin/");
+        let depth = if path.starts_with("bin/") { 2 } else { 1 };
+        let module = path.trim_end_matches(".rs").split('/').take(depth).collect::<Vec<_>>().join("/");
+        let krate = if program { "evotoken::" } else { "crate::" };
+        let found = uses.entry(module.clone()).or_default();
+        for (number, line) in source.code() {
+            for (at, _) in line.match_indices(krate) {
+                let rest = &line[at + krate.len()..];
+                // One name, or a group of names on one line.
+                let group = rest.strip_prefix('{').map(|rest| rest.split('}').next().unwrap());
+                for path in
+                    group.unwrap_or(rest).split(',').take(if group.is_some() { usize::MAX } else { 1 })
+                {
+                    let name: String =
+                        path.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                    assert!(!name.is_empty(), "{}:{number}: {line}", source.path);
+                    found.extend((name != module).then_some(name));
+                }
+            }
+        }
+    }
+    uses
+}
+
+#[test]
+fn modules_use_each_other_as_the_architecture_says_and_in_one_direction() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
+    let text = fs::read_to_string(page).unwrap();
+    let section = text.split("\n## ").find(|section| section.starts_with("Modules")).unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let rows: Vec<(String, BTreeSet<String>)> = rows
+        .map(|row| {
+            let cells: Vec<&str> = row.split('|').collect();
+            let used = cells[3].split_whitespace().map(str::to_owned).collect();
+            (cells[1].trim().trim_matches('`').to_owned(), used)
+        })
+        .collect();
+    let (told, found) = (rows.iter().cloned().collect::<BTreeMap<_, _>>(), uses());
+    for module in told.keys().chain(found.keys()) {
+        assert_eq!(told.get(module), found.get(module), "{module}: in ARCHITECTURE.md, in the code");
+    }
+    for (number, (module, used)) in rows.iter().enumerate() {
+        let below = |name: &String| rows[number + 1..].iter().any(|(other, _)| other == name);
+        let back: Vec<&String> = used.iter().filter(|name| !below(name)).collect();
+        assert!(back.is_empty(), "{module} uses {back:?}, which are not below it");
+    }
 }
 
 #[test]

@@ -98,14 +98,66 @@ pub fn parse_fields<T: DeserializeOwned>(fields: Map<String, Value>) -> Result<T
 
 /// JSON that is not what it should be.
 fn wrong(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
-    let (path, message) = (error.path().to_string(), error.inner().to_string());
+    let (path, message) = (error.path().to_string(), plain(error.inner()));
     let param = Some(path).filter(|path| path != ".");
     // serde_json tells a wrong value from a wrong type only in its text.
     let value =
-        ["invalid value", "unknown field", "unknown variant"].iter().any(|start| message.starts_with(start));
+        ["invalid value", "unknown field", "unknown value"].iter().any(|start| message.starts_with(start));
     match param {
         Some(param) if value => ApiError::Invalid { param, message },
         Some(param) => ApiError::WrongType { message: format!("{param}: {message}"), param: Some(param) },
         None => ApiError::WrongType { param: None, message },
+    }
+}
+
+/// What serde_json says, in words of JSON instead of Rust's, and without the place in the text: the path is told.
+fn plain(error: &serde_json::Error) -> String {
+    let mut message = error.to_string();
+    // Line 0: it was read from a value, which may hold such words.
+    if error.line() > 0 {
+        message.truncate(message.rfind(" at line ").unwrap_or(message.len()));
+    }
+    let message = match message.strip_prefix("unknown variant") {
+        Some(rest) => format!("unknown value{rest}"),
+        None => message,
+    };
+    let kinds = [(["i64", "u64", "u32"].as_slice(), "a whole number"), (&["f64", "f32"], "a number")];
+    for (kind, name) in kinds.iter().flat_map(|(kinds, name)| kinds.iter().map(move |kind| (kind, name))) {
+        if let Some(rest) = message.strip_suffix(&format!("expected {kind}")) {
+            return format!("{rest}expected {name}");
+        }
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_type_is_told_in_words_of_json() {
+        #[derive(Debug, serde::Deserialize)]
+        #[expect(dead_code, reason = "only whether it can be read is asked")]
+        struct Body {
+            count: Option<i64>,
+            share: Option<f64>,
+            way: Option<Way>,
+        }
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Way {
+            Here,
+        }
+        for (body, message) in [
+            (r#"{"count": "a"}"#, "count: invalid type: string \"a\", expected a whole number"),
+            (r#"{"share": [1]}"#, "share: invalid type: sequence, expected a number"),
+            (r#"{"way": "there"}"#, "way: unknown value `there`, expected `here`"),
+        ] {
+            let told = parse::<Body>(body.as_bytes()).unwrap_err().reply().1.error.message;
+            assert_eq!(told, message);
+        }
+        let fields = serde_json::json!({"count": "met at line 5"}).as_object().cloned().unwrap();
+        let told = parse_fields::<Body>(fields).unwrap_err().reply().1.error.message;
+        assert_eq!(told, "count: invalid type: string \"met at line 5\", expected a whole number");
     }
 }

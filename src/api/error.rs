@@ -6,9 +6,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
+use crate::engine::request::RequestError;
 use crate::engine::{SequenceError, SubmitError};
 use crate::service::AskError;
-use crate::service::request::RequestError;
 
 /// Seconds after which a client may try again when the queue was full.
 const RETRY_AFTER_S: u32 = 1;

@@ -12,9 +12,10 @@ use super::error::ApiError;
 use super::guided::{ResponseFormat, StructuredOutputs, Wishes};
 use super::parameters::{self, Refused};
 use super::schema::{Delivery, DiffusionOptions, Stop, StreamOptions, asked_speaker, count, logit_bias};
+use crate::engine::request::PromptEcho;
+use crate::engine::sampling::SamplingOptions;
 use crate::guide::Json;
-use crate::service::request::PromptEcho;
-use crate::service::{Ask, Prompts, SamplingOptions, Service, Speaker};
+use crate::service::{Ask, Prompts, Service, Speaker};
 
 /// Parameters of every request that generates. `null` means the same as leaving a field out; unknown fields are ignored.
 /// Parameters of OpenAI's that are not listed are refused unless their value asks for nothing.

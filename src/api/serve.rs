@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::stall::StallGuard;
+use crate::config::ServerSettings;
 use crate::telemetry::Metrics;
 
 /// Bounds of the connections.
@@ -26,6 +27,16 @@ pub struct ConnectionLimits {
     pub header_timeout: Duration,
     /// Time that a client may take none of what it is sent.
     pub write_timeout: Duration,
+}
+
+impl From<&ServerSettings> for ConnectionLimits {
+    fn from(settings: &ServerSettings) -> Self {
+        Self {
+            connections: settings.max_connections,
+            header_timeout: Duration::from_secs(settings.header_timeout_s),
+            write_timeout: Duration::from_secs(settings.write_timeout_s),
+        }
+    }
 }
 
 /// Serve until `stop` resolves; then take no new connection, close the idle ones, and return when the last reply is

@@ -18,8 +18,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::engine::KV_BYTES;
 use crate::engine::batch::{AdapterId, Backend, BackendError, PrefixId, SlotId, StepBatch, StepOutput};
-use crate::engine::variant::AdapterLoader;
-use crate::model::adapters::{Adapters, PackedLoader};
+use crate::model::adapters::{AdapterLoader, Adapters, PackedLoader};
 use crate::model::device::Tally;
 use crate::model::kv::gathered::Ragged;
 use crate::model::kv::pool::Pool;

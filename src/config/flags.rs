@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::backend::device::Devices;
-use crate::command::Command;
 use crate::model::product::Holding;
 use crate::telemetry::version;
 
@@ -45,6 +45,35 @@ pub struct Flags {
     /// Nothing: serve
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Clone, PartialEq, Subcommand)]
+pub enum Command {
+    /// Print a completion script for a shell
+    Completions {
+        /// Whose
+        shell: Shell,
+    },
+    /// Say what a model or an adapter is and what is wrong with it, without loading its weights
+    ///
+    /// Ends with status 1 if it could not be served.
+    Inspect {
+        /// Model folder, GGUF file, PEFT LoRA folder, or a model's name on a hub, which is downloaded
+        #[arg(value_name = "PATH")]
+        path: PathBuf,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the manual page (roff)
+    Man,
+    /// Ask a running server whether it is ready; the exit status says so
+    Probe {
+        /// What to ask, over plain HTTP
+        #[arg(default_value = "http://127.0.0.1:8000/ready")]
+        url: String,
+    },
 }
 
 /// A folder, and what it is called.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::serve::ConnectionLimits;
 use crate::backend::device::{Devices, Placement};
 use crate::decode::Attention;
 use crate::engine::{self, EngineLimits};
@@ -73,15 +72,6 @@ impl Default for ServerSettings {
 }
 
 impl ServerSettings {
-    /// Bounds of the connections.
-    pub fn connections(&self) -> ConnectionLimits {
-        ConnectionLimits {
-            connections: self.max_connections,
-            header_timeout: Duration::from_secs(self.header_timeout_s),
-            write_timeout: Duration::from_secs(self.write_timeout_s),
-        }
-    }
-
     /// Time for a request body to arrive.
     pub fn body_timeout(&self) -> Duration {
         Duration::from_secs(self.body_timeout_s)
@@ -176,29 +166,20 @@ pub struct EngineSettings {
     pub prefix_cache_bytes: usize,
     /// Packed rows a tick aims at.
     pub rows_per_tick: usize,
-    /// Events a reader may lag behind before its sequence is cancelled.
-    pub event_buffer: usize,
 }
 
 impl Default for EngineSettings {
     fn default() -> Self {
-        Self {
-            queue: 256,
-            slots: 64,
-            kv_bytes: None,
-            prefix_cache_bytes: 1 << 30,
-            rows_per_tick: 1024,
-            event_buffer: 64,
-        }
+        let EngineLimits { queue, slots, prefix_cache_bytes, rows_per_tick, .. } = EngineLimits::default();
+        Self { queue, slots, kv_bytes: None, prefix_cache_bytes, rows_per_tick }
     }
 }
 
 impl From<&EngineSettings> for EngineLimits {
     fn from(settings: &EngineSettings) -> Self {
-        let EngineSettings { queue, slots, kv_bytes, prefix_cache_bytes, rows_per_tick, event_buffer } =
-            *settings;
+        let EngineSettings { queue, slots, kv_bytes, prefix_cache_bytes, rows_per_tick } = *settings;
         let kv_bytes = kv_bytes.unwrap_or(engine::KV_BYTES);
-        Self { queue, slots, kv_bytes, prefix_cache_bytes, rows_per_tick, event_buffer }
+        Self { queue, slots, kv_bytes, prefix_cache_bytes, rows_per_tick, ..Self::default() }
     }
 }
 
@@ -252,32 +233,4 @@ impl LimitSettings {
         };
         Guides::new(limits, self.cached_guides)
     }
-}
-
-/// `[log]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LogSettings {
-    /// For people or for machines.
-    pub format: LogFormat,
-    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,evotoken=debug`.
-    pub level: String,
-    /// Where an OpenTelemetry collector takes spans over HTTP; `None`: they are sent nowhere.
-    pub otlp_endpoint: Option<String>,
-}
-
-impl Default for LogSettings {
-    fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".to_owned(), otlp_endpoint: None }
-    }
-}
-
-/// How a log line looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }

@@ -90,12 +90,12 @@ impl Canvas {
         self.phases[position] = phase;
     }
 
-    /// Make every position before `end` hard.
+    /// Make every position before `end` hard (equation 5).
     pub fn harden(&mut self, end: usize) {
         self.phases[..end].fill(Phase::Decoded);
     }
 
-    /// What a position feeds in: (token, weight) pairs that sum to 1.
+    /// What a position feeds in: (token, weight) pairs that sum to 1 (equation 3 for a soft mask, 4 for a soft token).
     pub fn pairs(&self, position: usize) -> impl Iterator<Item = (u32, f32)> + '_ {
         let (mixed, scale, own) = match self.phases[position] {
             Phase::Mask => (false, 0.0, Some((self.mask_id, 1.0))),

@@ -2,13 +2,29 @@
 //!
 //! [`State`] is one sequence's canvas. [`State::plan`] says what the next step feeds in and needs back,
 //! [`State::advance`] applies what came back.
+//!
+//! The paper's section 4.1 by place (training's unrolled steps, section 4.2, are `train::objective::cts`):
+//!
+//! | paper | here |
+//! |---|---|
+//! | equation 2: the k best tokens of a position, renormalised | `evolve::Canvas::remix` |
+//! | equations 3 and 4: what a soft mask, and what a soft token feeds in | `evolve::Canvas::pairs` |
+//! | equation 5: a finished block becomes hard | `evolve::Canvas::harden`; [`Boundary`] says when |
+//! | the four states of a position | [`Phase`] |
+//! | which masks become soft tokens | `unmask::select`, by the rule [`Unmask`] |
+//! | a soft token is the most confident guess since it became one | `State::evolve` |
+//! | blocks, steps and caches | [`State::plan`] |
+//!
+//! `tests/golden` holds every step equal to the reference implementation's.
 
 mod allowed;
 mod evolve;
 pub mod options;
+mod rows;
 mod score;
 mod scoring;
 mod snapshot;
+mod step;
 #[cfg(test)]
 mod tests;
 mod unmask;
@@ -20,11 +36,12 @@ use serde::{Deserialize, Serialize};
 pub use allowed::Allowed;
 pub use evolve::Phase;
 pub use options::{Boundary, CacheMode, DecodeOptions, DecodeParams, Method, OptionError, Unmask};
+pub use rows::{Candidate, RowsView};
 pub use score::TokenScore;
 pub use scoring::{Scoring, ScoringRule};
 pub use snapshot::{MOST_CANDIDATES, MOST_WATCHED, Snapshot};
+pub use step::{StepPlan, StepReport, Window};
 
-use crate::engine::batch::{Candidate, RowsView};
 use crate::guide::Track;
 use evolve::Canvas;
 
@@ -40,39 +57,6 @@ pub enum Attention {
     Full,
     /// Its own block and all before it; the prompt is one block. The K/V cache is exact then (D2F).
     BlockCausal,
-}
-
-/// One window of a step: fed-in positions, and how many slot positions they attend to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Window {
-    /// Canvas positions.
-    pub positions: Range<usize>,
-    /// Attended: slot positions `[0, visible)`.
-    pub visible: usize,
-    /// Positions whose logits are needed; empty or within `positions`.
-    pub targets: Range<usize>,
-}
-
-/// What the next step feeds in and needs back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StepPlan {
-    /// One window, or two (a block-causal model appends the finished block before it starts the next).
-    pub windows: Vec<Window>,
-    /// Whether the step recomputes the cache (first step of a block, or no cache).
-    pub refresh: bool,
-}
-
-/// What a step changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StepReport {
-    /// Positions that got their token in this step.
-    pub decided: usize,
-    /// Soft positions whose token changed.
-    pub revised: usize,
-    /// Positions of the block that have no token yet.
-    pub undecided: usize,
-    /// The block's positions, if this step finished it; their tokens can no longer change.
-    pub finished: Option<Range<usize>>,
 }
 
 /// The canvas of one sequence on its way from masks to tokens.
@@ -102,26 +86,6 @@ struct Scores {
     alternatives: usize,
     /// [canvas]
     of: Vec<Option<TokenScore>>,
-}
-
-impl StepPlan {
-    /// What a block-causal model's step makes final beside the block that it denoises: [`State::stretch`].
-    pub fn stretch(&self) -> Option<Range<usize>> {
-        match self.windows.as_slice() {
-            [stretch, _] => Some(stretch.positions.clone()),
-            _ => None,
-        }
-    }
-
-    /// Rows the step feeds in.
-    pub fn rows(&self) -> usize {
-        self.windows.iter().map(|w| w.positions.len()).sum()
-    }
-
-    /// Rows the step needs logits of.
-    pub fn needed(&self) -> usize {
-        self.windows.iter().map(|w| w.targets.len()).sum()
-    }
 }
 
 impl State {

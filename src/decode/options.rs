@@ -162,8 +162,7 @@ impl DecodeOptions {
     /// These settings, completed by `lower` where they are silent. Naming one of `steps`, `threshold`, `factor`
     /// drops all three of `lower`.
     pub fn or(self, lower: Self) -> Self {
-        let named = self.steps.is_some() || self.threshold.is_some() || self.factor.is_some();
-        let rule = if named { self } else { lower };
+        let rule = if self.rules() > 0 { self } else { lower };
         Self {
             method: self.method.or(lower.method),
             steps: rule.steps,
@@ -177,13 +176,18 @@ impl DecodeOptions {
         }
     }
 
+    /// How many selection rules are named: `steps`, `threshold`, `factor`.
+    fn rules(&self) -> usize {
+        let named = [self.steps.is_some(), self.threshold.is_some(), self.factor.is_some()];
+        named.into_iter().filter(|named| *named).count()
+    }
+
     /// Check every value that is set against its range, whatever the model or the answer's length.
     ///
     /// # Errors
     /// The first setting out of range, or more than one of `steps`, `threshold`, `factor`.
     pub fn check(&self) -> Result<(), OptionError> {
-        let rules = [self.steps.is_some(), self.threshold.is_some(), self.factor.is_some()];
-        if rules.iter().filter(|set| **set).count() > 1 {
+        if self.rules() > 1 {
             let message = "give one of steps, threshold and factor, not several";
             return Err(OptionError::new("steps", message));
         }
@@ -235,7 +239,7 @@ impl DecodeOptions {
             && steps < blocks
         {
             let message = format!(
-                "{steps} is fewer than the {blocks} blocks of {answer_len} tokens in blocks of {}",
+                "{steps} is fewer than the {blocks} blocks, each of which takes a step ({answer_len} tokens in blocks of {})",
                 params.block_length
             );
             return Err(OptionError::new("steps", message));

@@ -1,6 +1,6 @@
 //! How sure the model was of a token.
 
-use crate::engine::batch::{Candidate, RowsView};
+use super::{Candidate, RowsView};
 
 /// A token, its log-probability at the step that gave it its confidence, and what else that step could have written.
 /// Natural logarithms, at temperature 1, of the adjusted logits without the mask token.

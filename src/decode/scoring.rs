@@ -3,8 +3,7 @@
 use serde::Deserialize;
 
 use super::score::TokenScore;
-use super::{StepPlan, Window};
-use crate::engine::batch::RowsView;
+use super::{RowsView, StepPlan, Window};
 
 /// What a token is scored behind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]

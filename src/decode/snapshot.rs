@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Phase, State, StepReport};
-use crate::engine::batch::RowsView;
+use super::{Phase, RowsView, State, StepReport};
 
 /// Most positions that are described of one step: a canvas may have thousands, and every step makes a snapshot.
 pub const MOST_WATCHED: usize = 1024;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::request::GenerateRequest;
 use crate::decode::{Allowed, State};
-use crate::service::request::GenerateRequest;
 
 /// Changes to the logits of one sequence's rows in one step, in the order of the fields.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,6 +9,8 @@ mod long;
 mod prefix;
 mod queue;
 pub mod reader;
+pub mod request;
+pub mod sampling;
 pub mod scheduler;
 mod sequence;
 mod sharing;
@@ -26,10 +28,10 @@ use tokio::sync::{Semaphore, TryAcquireError, watch};
 pub use event::{BlockEvent, FinishReason, Progress, SequenceError};
 pub use reader::Reader;
 
-use crate::service::request::GenerateRequest;
 use crate::telemetry::metrics::Metrics;
 use batch::{AdapterId, Backend};
 use queue::{Load, Queue, Waiting};
+use request::GenerateRequest;
 use sequence::Ticket;
 use variant::AdapterLease;
 use worker::{Engine, Message, Worker};
@@ -53,6 +55,19 @@ pub struct EngineLimits {
     pub rows_per_tick: usize,
     /// Events a reader may lag behind before its sequence is cancelled.
     pub event_buffer: usize,
+}
+
+impl Default for EngineLimits {
+    fn default() -> Self {
+        Self {
+            queue: 256,
+            slots: 64,
+            kv_bytes: KV_BYTES,
+            prefix_cache_bytes: 1 << 30,
+            rows_per_tick: 1024,
+            event_buffer: 64,
+        }
+    }
 }
 
 /// Why the engine did not take a request.

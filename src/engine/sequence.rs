@@ -9,9 +9,9 @@ use super::batch::{PrefixId, RowsView, Sampling, SlotId, StepBatch};
 use super::event::{BlockEvent, FinishReason, Progress, SequenceError};
 use super::long::LongStep;
 use super::reader::Writer;
+use super::request::GenerateRequest;
 use super::slots::SlotLease;
 use crate::decode::{Scoring, State, StepPlan};
-use crate::service::request::GenerateRequest;
 use crate::telemetry::metrics::Outcome;
 
 /// A request on its way into a slot, and the way back to its reader.

@@ -5,7 +5,6 @@ use std::sync::{Arc, mpsc};
 use super::batch::AdapterId;
 use super::worker::Message;
 use crate::decode::Attention;
-use crate::model::{ModelError, ModelSource};
 
 /// The weights that answer a request, and how they were trained to see a canvas.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -62,14 +61,4 @@ impl Drop for AdapterLease {
             let _ = inbox.send(Message::DropAdapter(self.id));
         }
     }
-}
-
-/// Brings adapters into a backend's memory, on a thread that may wait for files: the engine's must not.
-pub trait AdapterLoader: std::fmt::Debug + Send + Sync {
-    /// Read a PEFT LoRA folder, to be asked for by a number that no other adapter of the backend had. From now on the backend
-    /// has it; the lease of this number ([`super::EngineHandle::new_adapter`]) says for how long.
-    ///
-    /// # Errors
-    /// Names the file or tensor that is missing, or that does not fit the model. Nothing is held then.
-    fn load(&self, id: AdapterId, source: &ModelSource) -> Result<(), ModelError>;
 }

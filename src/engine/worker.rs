@@ -11,7 +11,7 @@ use super::event::{BlockEvent, SequenceError};
 use super::fault::{caught, reason};
 use super::long::LongStep;
 use super::queue::{Load, Queue};
-use super::scheduler::{self, Candidate};
+use super::scheduler::{self, Contender};
 use super::sequence::{Part, Sequence, Ticket};
 use super::sharing::Sharing;
 use super::slots::{SlotLease, SlotPool};
@@ -202,8 +202,8 @@ impl<B: Backend> Worker<B> {
         self.sharing.fill(&mut self.backend, &mut self.running);
         let alike = self.sharing.alike(&self.backend, &self.running, self.slots.free_bytes());
         let mut plans: Vec<Option<StepPlan>> = self.running.iter().map(|s| Some(s.plan())).collect();
-        let candidates: Vec<Candidate> = std::iter::zip(&self.running, std::iter::zip(&plans, alike))
-            .map(|(s, (plan, alike))| Candidate {
+        let contenders: Vec<Contender> = std::iter::zip(&self.running, std::iter::zip(&plans, alike))
+            .map(|(s, (plan, alike))| Contender {
                 rows: plan.as_ref().map_or(0, StepPlan::rows),
                 last_tick: s.last_tick,
                 long: s.long.is_some(),
@@ -211,9 +211,9 @@ impl<B: Backend> Worker<B> {
             })
             .collect();
         let cut = self.backend.layers() > 1;
-        let scheduler::Turn { whole, long } = scheduler::choose(&candidates, self.limits.rows_per_tick, cut);
+        let scheduler::Turn { whole, long } = scheduler::choose(&contenders, self.limits.rows_per_tick, cut);
         if let Some(index) = long
-            && !candidates[index].long
+            && !contenders[index].long
             && let Some(plan) = plans[index].take()
         {
             self.running[index].begin_long(plan);

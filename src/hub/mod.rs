@@ -113,9 +113,10 @@ impl Display for HubId {
 /// What `path` stands for: a folder or a GGUF file, or else a model of the hub, which is downloaded if it must be.
 ///
 /// # Errors
-/// It is a file that is no usable GGUF file, or the hub does not give what is wanted.
+/// Nothing is there, it is a file that is no usable GGUF file, or the hub does not give what is wanted.
 pub fn open(path: &Path, hub: &Hub) -> Result<ModelSource, ModelError> {
     match HubId::of(path) {
+        None if !path.exists() => Err(ModelError::file(path.display(), "no such file or folder")),
         None => ModelSource::open(path),
         Some(id) => Ok(ModelSource::Snapshot { folder: fetch(&id, hub)?, name: id.name }),
     }

@@ -19,7 +19,7 @@ use crate::model::lora;
 use crate::model::marker::Marker;
 use crate::model::product::Holding;
 use crate::model::stored::Format;
-use crate::model::{Family, ModelConfig, ModelError, ModelSource};
+use crate::model::{ModelConfig, ModelError, ModelSource};
 use crate::service::GenerationDefaults;
 use crate::text::Tokenizer;
 use crate::text::chat_template::ChatTemplate;
@@ -126,9 +126,6 @@ impl Report {
         let mut report = Self { place: path.display().to_string(), ..Self::default() };
         match hub::open(path, hub) {
             Err(error) => report.problems.push(error.to_string()),
-            Ok(ModelSource::Folder(folder)) if !folder.exists() => {
-                report.problems.push(format!("{} does not exist", report.place))
-            }
             Ok(source) if path.join(lora::CONFIG).is_file() => {
                 report.adapter = report.note(AdapterReport::of(&source));
             }
@@ -174,10 +171,7 @@ impl Report {
 impl NetworkReport {
     fn of(config: &ModelConfig) -> Self {
         Self {
-            architecture: match config.family {
-                Family::Llada => "LLaDA",
-                Family::Dream => "Dream",
-            },
+            architecture: config.family.title(),
             parameters: wanted(config).iter().map(|tensor| tensor.count()).sum(),
             layers: config.layers,
             width: config.width,

@@ -17,7 +17,6 @@ use super::names::{Names, Part};
 use super::product::Packed;
 use super::{ModelConfig, ModelError, ModelSource};
 use crate::engine::batch::{AdapterId, StepBatch};
-use crate::engine::variant::AdapterLoader;
 
 /// An adapter, ready for rows.
 #[derive(Debug)]
@@ -96,6 +95,16 @@ pub struct Adapters {
     here: HashMap<AdapterId, PackedAdapter>,
     /// Loaded elsewhere, to be taken in.
     arriving: Receiver<(AdapterId, PackedAdapter)>,
+}
+
+/// Brings adapters into a backend's memory, on a thread that may wait for files: the engine's must not.
+pub trait AdapterLoader: std::fmt::Debug + Send + Sync {
+    /// Read a PEFT LoRA folder, to be asked for by a number that no other adapter of the backend had. From now on the backend
+    /// has it; the lease of this number ([`crate::engine::EngineHandle::new_adapter`]) says for how long.
+    ///
+    /// # Errors
+    /// Names the file or tensor that is missing, or that does not fit the model. Nothing is held then.
+    fn load(&self, id: AdapterId, source: &ModelSource) -> std::result::Result<(), ModelError>;
 }
 
 /// Loads adapters for a backend, on whatever thread.

@@ -2,16 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{ModelError, ModelSource};
-
-/// Which published architecture a checkpoint follows. They differ in tensor names, biases, grouped heads and shift.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// LLaDA (`"model_type": "llada"`).
-    Llada,
-    /// Dream (`"model_type": "Dream"`): Qwen2 layers, q/k/v biases, shifted logits.
-    Dream,
-}
+use super::{Family, ModelError, ModelSource};
 
 /// Sizes and constants of a network.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,12 +51,12 @@ impl ModelConfig {
 
     /// Whether the head's output at position j predicts position j + 1.
     pub fn shifted(&self) -> bool {
-        self.family == Family::Dream
+        self.family.shifted()
     }
 
     /// Whether q, k and v have biases.
     pub fn qkv_bias(&self) -> bool {
-        self.family == Family::Dream
+        self.family.qkv_bias()
     }
 
     /// The configuration of a model: `config.json`, or what a GGUF file says.
@@ -86,11 +77,11 @@ impl ModelConfig {
     pub fn from_json(text: &[u8]) -> Result<Self, ModelError> {
         let value: serde_json::Value =
             serde_json::from_slice(text).map_err(|e| ModelError::Config(format!("not JSON: {e}")))?;
-        let family = value.get("model_type").and_then(|v| v.as_str()).unwrap_or_default().to_lowercase();
-        let config = match family.as_str() {
-            "llada" => parse::<LladaJson>(value)?.into_config()?,
-            "dream" => parse::<DreamJson>(value)?.into_config()?,
-            other => return Err(ModelError::UnknownFamily(other.to_owned())),
+        let key = value.get("model_type").and_then(|v| v.as_str()).unwrap_or_default().to_lowercase();
+        let family = Family::keyed(&key).ok_or(ModelError::UnknownFamily(key))?;
+        let config = match family {
+            Family::Llada => parse::<LladaJson>(value)?.into_config(family)?,
+            Family::Dream => parse::<DreamJson>(value)?.into_config(family)?,
         };
         config.check().map_err(ModelError::Config)?;
         Ok(config)
@@ -177,7 +168,7 @@ struct LladaJson {
 }
 
 impl LladaJson {
-    fn into_config(self) -> Result<ModelConfig, ModelError> {
+    fn into_config(self, family: Family) -> Result<ModelConfig, ModelError> {
         use serde_json::json;
         let expected = [
             ("block_type", json!("llama")),
@@ -200,7 +191,7 @@ impl LladaJson {
             }
         }
         Ok(ModelConfig {
-            family: Family::Llada,
+            family,
             vocab: self.embedding_size.unwrap_or(self.vocab_size),
             width: self.d_model,
             layers: self.n_layers,
@@ -240,7 +231,7 @@ struct DreamJson {
 }
 
 impl DreamJson {
-    fn into_config(self) -> Result<ModelConfig, ModelError> {
+    fn into_config(self, family: Family) -> Result<ModelConfig, ModelError> {
         if let Some(scaling) = self.rope_scaling {
             return Err(refuse("rope_scaling", scaling));
         }
@@ -251,7 +242,7 @@ impl DreamJson {
             return Err(refuse("hidden_act", act));
         }
         Ok(ModelConfig {
-            family: Family::Dream,
+            family,
             vocab: self.vocab_size,
             width: self.hidden_size,
             layers: self.num_hidden_layers,

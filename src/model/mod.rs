@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod device;
 pub mod embedding;
+pub mod family;
 pub mod gguf;
 pub mod host;
 pub mod inventory;
@@ -21,7 +22,8 @@ pub mod source;
 pub mod stored;
 pub mod transformer;
 
-pub use config::{Family, ModelConfig};
+pub use config::ModelConfig;
+pub use family::Family;
 pub use source::ModelSource;
 pub use transformer::Transformer;
 
@@ -32,7 +34,7 @@ pub enum ModelError {
     #[error("config.json: {0}")]
     Config(String),
     /// An architecture this server does not know.
-    #[error("config.json: model_type {0:?} is not supported (llada and dream are)")]
+    #[error("config.json: model_type {0:?} is not supported ({known} are)", known = Family::keys())]
     UnknownFamily(String),
     /// A file that must be there is not.
     #[error("{file} is missing in {place}")]

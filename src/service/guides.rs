@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::Service;
-use super::request::{Guided, RequestError};
+use crate::engine::request::{Guided, RequestError};
 use crate::guide::{Guide, GuideLimits, Rule, Spelling, Vocabulary};
 use crate::text::Spelled;
 

@@ -3,8 +3,6 @@
 pub mod defaults;
 pub mod guides;
 mod prompts;
-pub mod request;
-pub mod sampling;
 pub mod scored;
 pub mod speaker;
 pub mod step;
@@ -23,18 +21,18 @@ use tokio_stream::StreamMap;
 pub use defaults::GenerationDefaults;
 pub use guides::{Constraint, Guides};
 pub use prompts::{Chat, Prompts};
-pub use sampling::SamplingOptions;
 pub use speaker::{AdapterError, Speaker};
 pub use step::StepText;
 pub use stream::{Echo, TextEvent, TextStream};
 pub use tokens::Source;
 
 use crate::decode::{Attention, DecodeOptions, ScoringRule};
-use crate::engine::variant::AdapterLoader;
+use crate::engine::request::{Draft, GenerateRequest, Limits, PromptEcho, RequestError};
+use crate::engine::sampling::SamplingOptions;
 use crate::engine::{BlockEvent, EngineHandle, Reader, SequenceError, SubmitError};
+use crate::model::adapters::AdapterLoader;
 use crate::text::chat_template::ChatTemplate;
 use crate::text::{Tokenizer, TokenizerConfig};
-use request::{Draft, GenerateRequest, Limits, PromptEcho, RequestError};
 
 /// Room for an answer when neither the client nor the model says, in tokens: OpenAI's default.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -109,6 +107,26 @@ pub struct Ask {
     pub decode: DecodeOptions,
     /// A rule that the answers have to satisfy.
     pub guide: Option<Constraint>,
+}
+
+impl Ask {
+    /// One answer to each prompt, by a client that says nothing else.
+    pub fn new(speaker: Speaker, prompts: Prompts) -> Self {
+        Self {
+            speaker,
+            prompts,
+            choices: 1,
+            max_tokens: None,
+            suffix: None,
+            echo: PromptEcho::Off,
+            temperature: None,
+            sampling: SamplingOptions::default(),
+            seed: None,
+            stop: Vec::new(),
+            decode: DecodeOptions::default(),
+            guide: None,
+        }
+    }
 }
 
 /// Answers on their way.
@@ -223,20 +241,8 @@ impl Service {
     /// Why the model cannot answer.
     pub async fn warm_up(&self) -> Result<(), WarmUpError> {
         let token = u32::from(self.parts.limits.mask_id == 0);
-        let ask = Ask {
-            speaker: self.base(),
-            prompts: Prompts::Ids(vec![vec![token]]),
-            choices: 1,
-            max_tokens: Some(1),
-            suffix: None,
-            echo: PromptEcho::Off,
-            temperature: None,
-            sampling: SamplingOptions::default(),
-            seed: None,
-            stop: Vec::new(),
-            decode: DecodeOptions::default(),
-            guide: None,
-        };
+        let prompts = Prompts::Ids(vec![vec![token]]);
+        let ask = Ask { max_tokens: Some(1), ..Ask::new(self.base(), prompts) };
         let (_, requests) = self.requests(ask).map_err(AskError::from)?;
         let each = |request| self.parts.engine.submit_to_each(request);
         let readers: Vec<Vec<Reader>> =

@@ -1,7 +1,7 @@
 //! What an answer goes on from: texts, token ids or conversations, and the token ids that they become.
 
-use super::request::RequestError;
 use super::{Ask, Service};
+use crate::engine::request::RequestError;
 use crate::text::chat_template::{Ending, Message};
 
 /// Prompts of a request.

@@ -1,8 +1,8 @@
 //! Text to token ids and back, for clients that count or cut their prompts themselves. No limit of requests holds here:
 //! a text may be measured that is too long to be answered.
 
-use super::request::RequestError;
 use super::{Chat, Service};
+use crate::engine::request::RequestError;
 
 /// What is to be tokenized.
 #[derive(Debug, Clone, PartialEq, Eq)]

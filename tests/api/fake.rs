@@ -9,7 +9,7 @@ use std::time::Duration;
 use evotoken::engine::batch::{
     AdapterId, Backend, BackendError, Sampling, Segment, SlotId, StepBatch, StepOutput,
 };
-use evotoken::engine::variant::AdapterLoader;
+use evotoken::model::adapters::AdapterLoader;
 use evotoken::model::{ModelError, ModelSource};
 use evotoken::text::Tokenizer;
 use serde_json::{Value, json};

@@ -31,9 +31,9 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use evotoken::api::{self, App};
 use evotoken::config::Settings;
 use evotoken::decode::Attention;
+use evotoken::engine::request::Limits;
 use evotoken::engine::{self, EngineHandle, ModelInfo};
 use evotoken::model::ModelSource;
-use evotoken::service::request::Limits;
 use evotoken::service::{GenerationDefaults, Service, ServiceParts};
 use evotoken::telemetry::Metrics;
 use evotoken::text::chat_template::ChatTemplate;
@@ -114,18 +114,15 @@ impl Plan {
         let metrics = Arc::new(Metrics::new());
         let info = ModelInfo { mask_id: fake::MASK, eos_ids: vec![fake::EOS] };
         let backend = fake::FakeBackend::new(markers, gate);
-        let engine =
-            engine::start(backend, info, (&settings.engine).into(), metrics.clone()).expect("a thread");
         let limits = Limits {
-            vocab: fake::VOCAB,
-            mask_id: fake::MASK,
-            eos_ids: vec![fake::EOS],
-            max_canvas: 128,
             max_prompt_tokens: settings.limits.max_prompt_tokens,
             max_new_tokens: settings.limits.max_new_tokens,
             max_stop_strings: settings.limits.max_stop_strings,
             max_scored_tokens: settings.limits.max_scored_tokens,
+            ..Limits::of_model(&info, fake::VOCAB, 128)
         };
+        let engine =
+            engine::start(backend, info, (&settings.engine).into(), metrics.clone()).expect("a thread");
         let service = Service::new(ServiceParts {
             names,
             root: "echo-1".to_owned(),

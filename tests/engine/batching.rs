@@ -9,11 +9,11 @@ use evotoken::backend::CandleBackend;
 use evotoken::backend::device::DeviceChoice;
 use evotoken::decode::{Attention, Boundary, CacheMode, DecodeOptions, Method, ScoringRule, Snapshot, State};
 use evotoken::engine::batch::{Backend, BackendError, SlotId, StepBatch, StepOutput};
+use evotoken::engine::request::{Draft, GenerateRequest, Limits, PromptEcho};
+use evotoken::engine::sampling::SamplingOptions;
 use evotoken::engine::variant::Variant;
 use evotoken::engine::{BlockEvent, EngineHandle, EngineLimits, ModelInfo, start};
 use evotoken::model::{ModelConfig, ModelSource};
-use evotoken::service::SamplingOptions;
-use evotoken::service::request::{Draft, GenerateRequest, Limits, PromptEcho};
 use evotoken::telemetry::metrics::Metrics;
 use proptest::prelude::*;
 

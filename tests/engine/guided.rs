@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use evotoken::decode::{Boundary, CacheMode, DecodeOptions, Method};
 use evotoken::engine::FinishReason;
+use evotoken::engine::request::{Draft, GenerateRequest, Guided, RequestError};
+use evotoken::engine::sampling::SamplingOptions;
 use evotoken::guide::{GuideLimits, Rule, Spelling, Vocabulary};
-use evotoken::service::SamplingOptions;
-use evotoken::service::request::{Draft, GenerateRequest, Guided, RequestError};
 
 use super::batching::{EOS, VOCAB, backend, engine, limits};
 use super::{answer, empty, events};

@@ -4,9 +4,9 @@ use evotoken::backend::CandleBackend;
 use evotoken::backend::device::DeviceChoice;
 use evotoken::decode::{Attention, Boundary, CacheMode, DecodeOptions, Method, State};
 use evotoken::engine::batch::{Backend, SlotId, StepBatch, StepOutput};
+use evotoken::engine::request::{Draft, GenerateRequest, RequestError};
 use evotoken::engine::variant::Variant;
 use evotoken::model::ModelSource;
-use evotoken::service::request::{Draft, GenerateRequest, RequestError};
 
 use super::batching::{MASK, VOCAB, fixture};
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use evotoken::engine::request::GenerateRequest;
 use evotoken::engine::{BlockEvent, EngineHandle, EngineLimits, SequenceError, start};
-use evotoken::service::request::GenerateRequest;
 use evotoken::telemetry::metrics::Metrics;
 
 use super::{answer, engine_limits, events, fake, model, request};

@@ -23,13 +23,11 @@ use std::time::{Duration, Instant};
 
 use evotoken::decode::{CacheMode, DecodeOptions, Method};
 use evotoken::engine::Reader;
-use evotoken::engine::variant::Variant;
+use evotoken::engine::request::{Draft, GenerateRequest, Limits, PromptEcho};
 use evotoken::engine::{
     BlockEvent, EngineHandle, EngineLimits, FinishReason, ModelInfo, Progress, SequenceError, SubmitError,
     start,
 };
-use evotoken::service::SamplingOptions;
-use evotoken::service::request::{Draft, GenerateRequest, Limits, PromptEcho};
 use evotoken::telemetry::metrics::Metrics;
 use fake::FakeBackend;
 
@@ -72,33 +70,11 @@ fn request(prompt: &[u32], max_tokens: usize) -> GenerateRequest {
 }
 
 fn empty() -> Draft {
-    Draft {
-        variant: Variant::default(),
-        prompt: vec![],
-        max_tokens: 0,
-        suffix: vec![],
-        echo: PromptEcho::Off,
-        decode: DecodeOptions::default(),
-        temperature: 0.0,
-        sampling: SamplingOptions::default(),
-        seed: 0,
-        choice: 0,
-        stop: vec![],
-        guide: None,
-    }
+    Draft::new(vec![], 0)
 }
 
 fn request_limits() -> Limits {
-    Limits {
-        vocab: fake::VOCAB,
-        mask_id: fake::MASK,
-        eos_ids: vec![fake::EOS],
-        max_canvas: 1000,
-        max_prompt_tokens: 1000,
-        max_new_tokens: 1000,
-        max_stop_strings: 4,
-        max_scored_tokens: 100,
-    }
+    Limits { max_scored_tokens: 100, ..Limits::of_model(&model(), fake::VOCAB, 1000) }
 }
 
 fn draft(draft: Draft) -> GenerateRequest {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
 use evotoken::decode::{Attention, DecodeOptions, ScoringRule};
+use evotoken::engine::request::{Draft, GenerateRequest, PromptEcho};
+use evotoken::engine::sampling::SamplingOptions;
 use evotoken::engine::variant::Variant;
 use evotoken::engine::{BlockEvent, EngineHandle, EngineLimits, Reader, SequenceError, start};
-use evotoken::service::SamplingOptions;
-use evotoken::service::request::{Draft, GenerateRequest, PromptEcho};
 use evotoken::telemetry::metrics::Metrics;
 
 use super::content::{BYTES_PER_POSITION, BYTES_PER_PREFIX, ContentBackend, Did};

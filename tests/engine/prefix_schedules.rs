@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet};
 
 use evotoken::decode::{DecodeOptions, Method, ScoringRule};
 use evotoken::engine::batch::{AdapterId, SlotId};
+use evotoken::engine::request::{Draft, PromptEcho};
+use evotoken::engine::sampling::SamplingOptions;
 use evotoken::engine::variant::Variant;
 use evotoken::engine::{BlockEvent, EngineHandle, EngineLimits, SequenceError};
-use evotoken::service::SamplingOptions;
-use evotoken::service::request::{Draft, PromptEcho};
 use proptest::prelude::*;
 
 use super::content::{BYTES_PER_POSITION, BYTES_PER_PREFIX, ContentBackend, Did};

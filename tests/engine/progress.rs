@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use evotoken::decode::{CacheMode, DecodeOptions, Method, Phase, Snapshot};
 use evotoken::engine::reader::{STEP_BYTES_AHEAD, STEPS_AHEAD};
+use evotoken::engine::request::{Draft, GenerateRequest, Limits};
+use evotoken::engine::sampling::SamplingOptions;
 use evotoken::engine::{BlockEvent, EngineLimits, FinishReason, ModelInfo, start};
-use evotoken::service::SamplingOptions;
-use evotoken::service::request::{Draft, GenerateRequest, Limits};
 use evotoken::telemetry::metrics::Metrics;
 
 use super::batching;

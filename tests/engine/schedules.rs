@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use evotoken::engine::batch::{Backend, BackendError, SlotId, StepBatch, StepOutput};
+use evotoken::engine::request::GenerateRequest;
 use evotoken::engine::{BlockEvent, EngineLimits, Reader, SequenceError, start};
-use evotoken::service::request::GenerateRequest;
 use evotoken::telemetry::metrics::Metrics;
 use proptest::prelude::*;
 

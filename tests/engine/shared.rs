@@ -6,10 +6,10 @@ use evotoken::backend::CandleBackend;
 use evotoken::backend::device::DeviceChoice;
 use evotoken::decode::{Attention, DecodeOptions, State};
 use evotoken::engine::batch::{Backend, PrefixId, SlotId, StepBatch};
+use evotoken::engine::request::{Draft, GenerateRequest};
 use evotoken::engine::variant::Variant;
 use evotoken::engine::{BlockEvent, EngineHandle, EngineLimits, ModelInfo, start};
 use evotoken::model::ModelSource;
-use evotoken::service::request::{Draft, GenerateRequest};
 use evotoken::telemetry::metrics::Metrics;
 use proptest::prelude::*;
 

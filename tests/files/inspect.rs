@@ -87,7 +87,10 @@ fn json_says_the_same_for_programs() {
 #[test]
 fn a_place_where_nothing_lies_is_a_problem() {
     let (text, status) = inspect(&[], Path::new("/nowhere/at-all"));
-    assert_eq!((text.as_str(), status), ("PATH\nproblems\n  PATH does not exist\ncannot be served\n", 1));
+    assert_eq!(
+        (text.as_str(), status),
+        ("PATH\nproblems\n  PATH: no such file or folder\ncannot be served\n", 1)
+    );
     let (text, status) = inspect(&[], Path::new("/nowhere/model.gguf"));
-    assert!(text.contains("No such file") && status == 1, "{text}");
+    assert!(text.contains("PATH: no such file or folder") && status == 1, "{text}");
 }

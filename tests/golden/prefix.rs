@@ -3,39 +3,22 @@
 use std::sync::Arc;
 
 use evotoken::decode::Attention;
+use evotoken::engine::request::{Draft, GenerateRequest, Limits};
+use evotoken::engine::sampling::SamplingOptions;
 use evotoken::engine::variant::Variant;
 use evotoken::engine::{BlockEvent, EngineHandle, EngineLimits, ModelInfo, start};
-use evotoken::service::SamplingOptions;
-use evotoken::service::request::{Draft, GenerateRequest, Limits, PromptEcho};
 use evotoken::telemetry::metrics::Metrics;
 
 use super::Ticks;
 use super::decode::{Case, Cases};
 
 fn request(case: &Case, variant: &Variant, vocab: usize, mask_id: u32) -> GenerateRequest {
-    let limits = Limits {
-        vocab,
-        mask_id,
-        eos_ids: vec![],
-        max_canvas: 512,
-        max_prompt_tokens: 512,
-        max_new_tokens: 512,
-        max_stop_strings: 0,
-        max_scored_tokens: 0,
-    };
+    let limits = Limits::of_model(&ModelInfo { mask_id, eos_ids: vec![] }, vocab, 512);
     let draft = Draft {
         variant: variant.clone(),
-        prompt: case.prompt.clone(),
-        max_tokens: case.config.gen_length,
-        suffix: vec![],
-        echo: PromptEcho::Off,
         decode: case.config.options(),
-        temperature: 0.0,
         sampling: SamplingOptions { logprobs: Some(3), ..SamplingOptions::default() },
-        seed: 0,
-        choice: 0,
-        stop: vec![],
-        guide: None,
+        ..Draft::new(case.prompt.clone(), case.config.gen_length)
     };
     GenerateRequest::new(draft, &limits).unwrap()
 }

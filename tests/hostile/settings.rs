@@ -79,7 +79,7 @@ fn check(settings: Result<Settings, impl std::fmt::Display>) {
             }
             // What is reserved before the first request.
             let limits = EngineLimits::from(&settings.engine);
-            assert!(limits.slots <= 1 << 16 && limits.event_buffer <= 1 << 20, "{limits:?}");
+            assert!(limits.slots <= 1 << 16, "{limits:?}");
         }
     }
     memory::check();

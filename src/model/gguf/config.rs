@@ -6,11 +6,8 @@ use super::header::{Header, Value};
 /// The family that `general.architecture` names.
 fn family(header: &Header) -> Result<Family, String> {
     match header.metadata.get("general.architecture") {
-        Some(Value::Text(name)) if name == "llada" => Ok(Family::Llada),
-        Some(Value::Text(name)) if name == "dream" => Ok(Family::Dream),
-        Some(Value::Text(name)) => {
-            Err(format!("architecture {name:?} is not supported (llada and dream are)"))
-        }
+        Some(Value::Text(name)) => Family::keyed(name)
+            .ok_or_else(|| format!("architecture {name:?} is not supported ({} are)", Family::keys())),
         _ => Err("the key general.architecture is missing".to_owned()),
     }
 }
@@ -112,11 +109,7 @@ impl Keys<'_> {
 /// Names the key that is missing, or set to something that this network does not compute.
 pub(super) fn model(header: &Header) -> Result<ModelConfig, String> {
     let family = family(header)?;
-    let architecture = match family {
-        Family::Llada => "llada",
-        Family::Dream => "dream",
-    };
-    let keys = Keys { header, architecture };
+    let keys = Keys { header, architecture: family.key() };
     let heads = keys.required("attention.head_count")?;
     let embedding = header.tensors.get("token_embd.weight").ok_or("tensor token_embd.weight is missing")?;
     let mask = "tokenizer.ggml.mask_token_id";

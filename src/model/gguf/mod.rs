@@ -17,7 +17,7 @@ use serde_json::{Map, Value as Json};
 pub use header::{Damage, Entry, Header, Value};
 
 use super::stored::{Bytes, Stored};
-use super::{Family, ModelConfig, ModelError};
+use super::{ModelConfig, ModelError};
 
 /// An open file; its head is read, its tensors are mapped.
 #[derive(Debug, Clone)]
@@ -131,7 +131,7 @@ impl Gguf {
 
     /// Of a tensor whose rows llama.cpp interleaves, the number of heads.
     fn interleaved(&self, name: &str) -> Option<usize> {
-        if self.config.family != Family::Llada {
+        if !self.config.family.interleaved_in_gguf() {
             return None;
         }
         let (queries, keys) = (name.ends_with(".q_proj.weight"), name.ends_with(".k_proj.weight"));

@@ -7,22 +7,18 @@ use anyhow::{Context, Result};
 use super::grid::Setting;
 use crate::backend::CandleBackend;
 use crate::backend::device::DeviceChoice;
+use crate::engine::request::Limits;
 use crate::engine::{self, EngineLimits, FinishReason, ModelInfo, Progress};
 use crate::guide::GuideLimits;
 use crate::model::marker::Marker;
 use crate::model::{ModelConfig, ModelSource};
-use crate::service::request::{Limits, PromptEcho};
 use crate::service::{
-    Ask, GenerationDefaults, Guides, Prompts, SamplingOptions, Service, ServiceParts, Speaker, TextEvent,
-    TextStream,
+    Ask, GenerationDefaults, Guides, Prompts, Service, ServiceParts, Speaker, TextEvent, TextStream,
 };
 use crate::telemetry::Metrics;
 use crate::text::Tokenizer;
 use crate::train::network::Weights;
 use crate::train::suites::wording::Prompt;
-
-/// Packed rows a tick aims at, as the server's default.
-const ROWS_PER_TICK: usize = 1024;
 
 /// What the one adapter is called here.
 const ADAPTER: &str = "adapter";
@@ -87,26 +83,17 @@ impl Served {
     ) -> Result<Self> {
         let (config, adapter_loader) = (backend.config().clone(), backend.adapter_loader());
         let eos_ids = defaults.eos_ids.clone().unwrap_or_else(|| config.eos_ids.clone());
-        let limits = Limits {
-            vocab: config.vocab,
-            mask_id: config.mask_id,
-            eos_ids: eos_ids.clone(),
-            max_canvas: config.max_positions,
-            max_prompt_tokens: config.max_positions,
-            max_new_tokens: config.max_positions,
-            max_stop_strings: 0,
-            max_scored_tokens: 0,
-        };
+        let info = ModelInfo { mask_id: config.mask_id, eos_ids };
+        let limits = Limits::of_model(&info, config.vocab, config.max_positions);
         let bounds = EngineLimits {
             queue: usize::MAX,
             slots: in_flight,
             kv_bytes: backend.kv_budget(None),
             prefix_cache_bytes: 0,
-            rows_per_tick: ROWS_PER_TICK,
             // Answers are read one after the other: the last must have room for all its blocks until then.
             event_buffer: config.max_positions + 3,
+            ..EngineLimits::default()
         };
-        let info = ModelInfo { mask_id: config.mask_id, eos_ids };
         let engine = engine::start(backend, info, bounds, Arc::new(Metrics::new()))
             .context("the engine thread cannot be started")?;
         let service = Service::new(ServiceParts {
@@ -143,22 +130,16 @@ impl Served {
     /// # Errors
     /// The prompt or the setting is out of range, or the engine has ended.
     pub fn ask(&self, prompt: Prompt, setting: &Setting, index: u64) -> Result<TextStream> {
+        let prompts = match prompt {
+            Prompt::Text(text) => Prompts::Texts(vec![text]),
+            Prompt::Rendered(text) => Prompts::Ids(vec![self.tokenizer.encode_rendered(&text)?]),
+        };
         let ask = Ask {
-            speaker: self.speaker.clone(),
-            prompts: match prompt {
-                Prompt::Text(text) => Prompts::Texts(vec![text]),
-                Prompt::Rendered(text) => Prompts::Ids(vec![self.tokenizer.encode_rendered(&text)?]),
-            },
-            choices: 1,
             max_tokens: Some(setting.max_tokens),
-            suffix: None,
-            echo: PromptEcho::Off,
             temperature: Some(setting.temperature),
-            sampling: SamplingOptions::default(),
             seed: Some(setting.seed.wrapping_add(index)),
-            stop: Vec::new(),
             decode: setting.decode,
-            guide: None,
+            ..Ask::new(self.speaker.clone(), prompts)
         };
         self.service.answer(ask)?.streams.pop().context("the service gave no answer")
     }

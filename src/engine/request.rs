@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::ModelInfo;
 use super::sampling::{SamplingOptions, SamplingParams};
+use super::variant::Variant;
 use crate::decode::{Attention, DecodeOptions, DecodeParams, OptionError, ScoringRule};
-use crate::engine::variant::Variant;
 use crate::guide::{Guide, Room, Track};
 
 /// What a model and the server's settings allow; requests are checked against it.
@@ -26,6 +27,23 @@ pub struct Limits {
     pub max_stop_strings: usize,
     /// Longest prompt that is scored, in tokens: each costs a forward pass over the whole prompt.
     pub max_scored_tokens: usize,
+}
+
+impl Limits {
+    /// What a model allows whose embedding table has `vocab` rows and whose canvas `max_canvas` tokens, and nobody else
+    /// forbids. 4 stop strings, as OpenAI has it.
+    pub fn of_model(model: &ModelInfo, vocab: usize, max_canvas: usize) -> Self {
+        Self {
+            vocab,
+            mask_id: model.mask_id,
+            eos_ids: model.eos_ids.clone(),
+            max_canvas,
+            max_prompt_tokens: max_canvas,
+            max_new_tokens: max_canvas,
+            max_stop_strings: 4,
+            max_scored_tokens: max_canvas,
+        }
+    }
 }
 
 /// Whether the prompt comes before its answer.
@@ -67,6 +85,27 @@ pub struct Draft {
     pub stop: Vec<String>,
     /// What the answer has to satisfy.
     pub guide: Option<Guided>,
+}
+
+impl Draft {
+    /// The request of somebody who says nothing but what is to be answered, and at which length: the model without an
+    /// adapter, decoding as it is built in, greedily.
+    pub fn new(prompt: Vec<u32>, max_tokens: usize) -> Self {
+        Self {
+            variant: Variant::default(),
+            prompt,
+            max_tokens,
+            suffix: Vec::new(),
+            echo: PromptEcho::Off,
+            decode: DecodeOptions::default(),
+            temperature: 0.0,
+            sampling: SamplingOptions::default(),
+            seed: 0,
+            choice: 0,
+            stop: Vec::new(),
+            guide: None,
+        }
+    }
 }
 
 /// A rule that an answer has to satisfy.

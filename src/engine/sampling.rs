@@ -4,9 +4,9 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::adjustment::Penalties;
+use super::batch::Filters;
 use super::request::{Limits, RequestError};
-use crate::engine::adjustment::Penalties;
-use crate::engine::batch::Filters;
 
 /// Most tokens whose logits a request changes: OpenAI's and vLLM's bound.
 const MAX_BIASED_TOKENS: usize = 300;
@@ -111,7 +111,7 @@ fn bias(entries: &[(u32, f64)], vocab: usize) -> Result<Arc<[(u32, f32)]>, Reque
         return refused(format!("token id {id} is outside the vocabulary of {vocab} tokens"));
     }
     if let Some((id, _)) = entries.iter().find(|(_, bias)| !(-100.0..=100.0).contains(bias)) {
-        return refused(format!("of token id {id} must be between -100 and 100"));
+        return refused(format!("the bias of token id {id} must be between -100 and 100"));
     }
     #[expect(clippy::cast_possible_truncation, reason = "logits are no f64 either")]
     Ok(entries.iter().map(|(id, bias)| (*id, *bias as f32)).collect())
