@@ -38,7 +38,7 @@ const PANELS: usize = 2;
 /// a multiple of every block.
 const CHUNK: usize = 256;
 /// Products of fewer multiplications run on the calling thread: waking another costs more than it saves.
-const WORTH_SHARING: usize = 1 << 20;
+const WORTH_SHARING: usize = 1 << 18;
 /// The same for values that are only brought into another order, which takes as long as some multiplications each.
 const VALUES_WORTH_SHARING: usize = WORTH_SHARING / 16;
 
