@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use super::awake::Awake;
 use super::candidates;
 use super::tick::{Network, Parked, Tick, head_rows, push, row_of, sampling};
 use crate::engine::batch::{PrefixId, Segment, SlotId, StepBatch, StepOutput};
@@ -135,7 +134,6 @@ impl Tick for HostTick {
         batch: &StepBatch,
         layers: Range<usize>,
     ) -> Result<Option<StepOutput>> {
-        let _awake = Awake::keep();
         let hidden = match layers.start {
             0 => network.model.embed(batch)?,
             _ => self.parked.take(batch)?,

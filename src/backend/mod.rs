@@ -1,6 +1,5 @@
 //! The engine's [`Backend`] over candle: one forward pass over the packed rows, then candidates of the needed rows.
 
-mod awake;
 pub mod candidates;
 pub mod device;
 mod device_tick;
