@@ -35,7 +35,7 @@ const FLUSH: Duration = Duration::from_secs(5);
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How long the allocator keeps memory that nobody uses: longer than a step of any model, milliseconds.
+/// How long the allocator keeps memory that nobody uses, in milliseconds: longer than most steps take.
 const KEPT: std::ffi::c_long = 10_000;
 
 fn main() -> ExitCode {
@@ -56,12 +56,12 @@ fn main() -> ExitCode {
     ended(result.map(|()| ExitCode::SUCCESS))
 }
 
-/// Tell the allocator.
+/// Tell the allocator, where `MIMALLOC_PURGE_DELAY` does not.
 fn keep_memory() {
-    // `mi_option_purge_delay` of mimalloc.h, which the bindings do not name.
+    // `mi_option_purge_delay` of mimalloc.h, versions 2 and 3, which the bindings do not name.
     const PURGE_DELAY: std::ffi::c_int = 15;
-    // SAFETY: it sets a number.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, KEPT) };
+    // SAFETY: it sets a number; the options of both versions go beyond this one.
+    unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, KEPT) };
 }
 
 /// The exit status of how it went; a mistake is told.

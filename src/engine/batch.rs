@@ -109,7 +109,7 @@ pub struct Segment {
 /// The packed rows of one tick: windows of all scheduled sequences, one after the other.
 #[derive(Debug, Clone, Default)]
 pub struct StepBatch {
-    /// In row order.
+    /// In row order; those of one slot are side by side.
     pub segments: Vec<Segment>,
     /// What the rows feed in, all rows' (token id, weight) pairs; the weights of a row sum to 1.
     pub pairs: Vec<(u32, f32)>,

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use candle_core::{Device, Result, Shape, Storage, Tensor};
+use candle_core::{Device, Result, Shape, Storage, Tensor, bail};
 use rayon::prelude::*;
 
 /// Values of a piece of work: with fewer, waking another thread costs more than it saves.
@@ -31,6 +31,9 @@ pub fn read<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
 /// The shape has no such rows.
 pub fn fill(shape: &Shape, width: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Result<Tensor> {
     let count = shape.elem_count();
+    if width == 0 || !count.is_multiple_of(width) {
+        bail!("a tensor {shape:?} has no rows of {width} values");
+    }
     let mut values = Vec::with_capacity(count);
     let memory = &mut values.spare_capacity_mut()[..count];
     let rows = (PIECE / width).max(1);

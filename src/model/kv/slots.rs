@@ -16,7 +16,7 @@ use crate::model::{ModelConfig, host};
 /// Memory of one sequence.
 #[derive(Debug)]
 pub struct Slot {
-    /// Per layer; keys are already rotated. In a cell because a pass that reads other slots writes this one.
+    /// Per layer; keys are already rotated. In a cell because a pass, which changes them, has the slots by reference.
     layers: Vec<RefCell<KeyValues>>,
     /// Shifted logits only: the final hidden row `[1, width]` left of the block, from the block's first step.
     pub left: Option<Tensor>,
@@ -130,7 +130,8 @@ impl Segmented<'_> {
         let sequences: Vec<_> = self.segments.chunk_by(|one, next| one.slot == next.slot).collect();
         let memories = sequences.iter().map(|segments| {
             let memory = &self.slots.get(segments[0].slot)?.layers[layer];
-            memory.try_borrow_mut().map_err(candle_core::Error::wrap)
+            let taken = || candle_core::Error::msg("segments of one slot are not side by side");
+            memory.try_borrow_mut().map_err(|_| taken())
         });
         let mut memories = memories.collect::<Result<Vec<_>>>()?;
         let positions = std::iter::zip(&mut memories, sequences).map(|(memory, segments)| {
@@ -144,11 +145,11 @@ impl Segmented<'_> {
 impl Attend for Segmented<'_> {
     fn attend(&self, layer: usize, (q, k, v): (&Tensor, &Tensor, &Tensor)) -> Result<Tensor> {
         let (rows, heads, width) = q.dims3()?;
-        let memories = self.segments.iter().map(|segment| Ok(&self.slots.get(segment.slot)?.layers[layer]));
-        let memories = memories.collect::<Result<Vec<_>>>()?;
         trace_span!("write").in_scope(|| self.write(layer, k, v))?;
         let _entered = trace_span!("attention").entered();
-        let memories: Vec<_> = memories.into_iter().map(RefCell::borrow).collect();
+        let memories =
+            self.segments.iter().map(|segment| Ok(self.slots.get(segment.slot)?.layers[layer].borrow()));
+        let memories = memories.collect::<Result<Vec<_>>>()?;
         let seen = std::iter::zip(self.segments, &memories).map(|(segment, memory)| Seen {
             memory,
             rows: segment.window.len(),

@@ -1,6 +1,6 @@
 //! Attention of segments of different lengths as a kernel for such takes them: queries in row order, the places that each
-//! segment sees one after the other, and where each segment begins among both. Nothing is padded, copied to and fro, or held
-//! as scores.
+//! segment sees one after the other, and where each segment begins among both. K/V are gathered; nothing is padded, and no
+//! scores are held.
 
 use std::ops::Range;
 

@@ -48,6 +48,9 @@ struct Task<'a> {
 /// # Errors
 /// The sizes do not fit.
 pub fn attend(q: &[f32], query_heads: usize, sequences: &[Seen]) -> Result<Vec<f32>> {
+    if sequences.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut tasks = Vec::new();
     let mut work = 0;
     let mut row = 0;

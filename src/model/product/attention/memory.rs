@@ -45,11 +45,9 @@ impl KeyValues {
     pub fn reserve(heads: usize, width: usize, canvas: usize) -> Result<Self> {
         let tile = Kernel::of_this_processor().short_tile();
         let zeros = |count: Option<usize>| {
-            let mut memory: Vec<f32> = Vec::new();
-            let reserved = count.filter(|count| memory.try_reserve_exact(*count).is_ok());
-            let Some(count) = reserved else { bail!("no memory for K/V") };
-            memory.resize(count, 0.0);
-            Ok(memory)
+            let mut memory = room(count)?;
+            memory.resize(count.unwrap_or(0), 0.0);
+            Ok::<_, candle_core::Error>(memory)
         };
         let sized = |positions: usize, components: usize| {
             positions.checked_mul(components).and_then(|count| count.checked_mul(heads))
@@ -71,14 +69,15 @@ impl KeyValues {
     /// Keys and values `[positions, heads, width]` of positions from `start` on.
     ///
     /// # Errors
-    /// They are outside the canvas.
+    /// They are outside the canvas, or there is no memory for them.
     pub fn read(&self, start: usize, positions: usize) -> Result<(Vec<f32>, Vec<f32>)> {
         let Sizes { heads, width, canvas, tile } = self.sizes;
         if start + positions > canvas {
             bail!("{positions} positions from {start} on are not within a canvas of {canvas}");
         }
         let (of_keys, of_values) = self.sizes.of_head();
-        let mut found = (Vec::new(), Vec::new());
+        let count = Some(positions * heads * width);
+        let mut found = (room(count)?, room(count)?);
         for position in start..start + positions {
             for head in 0..heads {
                 let keys = &self.keys[head * of_keys + position / tile * width * tile..][..width * tile];
@@ -90,6 +89,15 @@ impl KeyValues {
             }
         }
         Ok(found)
+    }
+}
+
+/// Memory for so many values and no more; `None`: more than can be counted.
+fn room(count: Option<usize>) -> Result<Vec<f32>> {
+    let mut memory = Vec::new();
+    match count {
+        Some(count) if memory.try_reserve_exact(count).is_ok() => Ok(memory),
+        _ => bail!("no memory for K/V"),
     }
 }
 
