@@ -12,9 +12,7 @@ use evotoken::backend::device::{DeviceChoice, Placement};
 use evotoken::backend::{CandleBackend, PoolChoice};
 use evotoken::decode::DecodeOptions;
 use evotoken::engine::batch::{Backend, Segment, SlotId, StepBatch};
-use evotoken::engine::request::{Draft, GenerateRequest, Limits, PromptEcho};
-use evotoken::engine::sampling::SamplingOptions;
-use evotoken::engine::variant::Variant;
+use evotoken::engine::request::{Draft, GenerateRequest, Limits};
 use evotoken::engine::{self, BlockEvent, EngineHandle, EngineLimits, ModelInfo, Reader};
 use evotoken::model::kv::gathered::Ragged;
 use evotoken::model::product::Holding;
@@ -215,20 +213,9 @@ fn request(flags: &Flags, config: &ModelConfig, number: usize) -> Result<Generat
     let length = 8 + number % (flags.canvas / 4);
     let token = |at: usize| u32::try_from(4 + (at * 7 + number * 13) % (config.vocab / 2).min(90));
     let prompt = (0..length).map(token).collect::<Result<Vec<_>, _>>()?;
-    let draft = Draft {
-        variant: Variant::default(),
-        prompt: prompt.into_iter().filter(|id| *id != config.mask_id).collect(),
-        max_tokens: (2 * flags.block).min(flags.canvas - length),
-        suffix: Vec::new(),
-        echo: PromptEcho::Off,
-        decode: DecodeOptions { block_length: Some(flags.block), ..DecodeOptions::default() },
-        temperature: 0.0,
-        sampling: SamplingOptions::default(),
-        seed: 0,
-        choice: 0,
-        stop: Vec::new(),
-        guide: None,
-    };
+    let prompt = prompt.into_iter().filter(|id| *id != config.mask_id).collect();
+    let decode = DecodeOptions { block_length: Some(flags.block), ..DecodeOptions::default() };
+    let draft = Draft { decode, ..Draft::new(prompt, (2 * flags.block).min(flags.canvas - length)) };
     Ok(GenerateRequest::new(draft, &limits)?)
 }
 

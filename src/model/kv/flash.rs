@@ -38,19 +38,24 @@ pub fn refuses(device: &Device, dtype: DType, width: usize) -> Option<String> {
 }
 
 /// Whether the kernel gives what it must: it does not tell when a device cannot run it. Two segments, whose rows see nothing
-/// but one number, so they must find it.
+/// but one number, so they must find it; keys and values lie as in a pool, and two heads of queries share them.
 fn tried(device: &Device, dtype: DType, width: usize) -> Result<bool> {
-    let of = |rows: usize, number: f32| Tensor::full(number, (rows, 1, width), device)?.to_dtype(dtype);
+    let of = |rows: usize, heads: usize, number: f32| {
+        Tensor::full(number, (rows, heads, width), device)?.to_dtype(dtype)
+    };
     let lengths = Lengths {
         row_starts: Tensor::new(&[0_u32, 1, 3], device)?,
         place_starts: Tensor::new(&[0_u32, 4, 6], device)?,
         longest: (2, 4),
     };
-    let values = Tensor::cat(&[of(4, 3.0)?, of(2, 5.0)?], 0)?;
-    let mixed = attend((&of(3, 1.0)?, &of(6, 1.0)?, &values), &lengths)?;
+    let values = Tensor::cat(&[of(4, 1, 3.0)?, of(2, 1, 5.0)?], 0)?;
+    let kv = Tensor::cat(&[of(6, 1, 1.0)?, values], 1)?;
+    let mixed = attend((&of(3, 2, 1.0)?, &kv.narrow(1, 0, 1)?, &kv.narrow(1, 1, 1)?), &lengths)?;
     let mixed = mixed.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    let wanted = [3.0, 5.0, 5.0].into_iter().flat_map(|number| std::iter::repeat_n(number, width));
-    Ok(std::iter::zip(mixed, wanted).all(|(found, wanted): (f32, f32)| (found - wanted).abs() < 1e-3))
+    let wanted: Vec<f32> =
+        [3.0, 5.0, 5.0].into_iter().flat_map(|n| std::iter::repeat_n(n, 2 * width)).collect();
+    let near = std::iter::zip(&mixed, &wanted).all(|(found, wanted)| (found - wanted).abs() < 1e-3);
+    Ok(near && mixed.len() == wanted.len())
 }
 
 /// q `[rows, H, h]`, k and v `[places, G, h]`, which may lie apart but for h → `[rows, H, h]`, all of one type: each segment's

@@ -1,7 +1,7 @@
 //! Attention of all segments of a pass over a [`Pool`]: in one call of a kernel for segments of different lengths (`varlen`)
 //! where the device has one, else in padded groups (`padded`).
 
-use candle_core::{D, DType, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
 
 use super::Attend;
 use super::flash;
@@ -63,7 +63,7 @@ impl AttentionPlan {
     /// For the segments of a pass.
     ///
     /// # Errors
-    /// A slot is not open, or a window or view is outside it.
+    /// A slot is not open, or a window or view is outside it, or rows see nothing.
     pub fn new(
         segments: &[Segment],
         pool: &Pool,
@@ -73,6 +73,9 @@ impl AttentionPlan {
     ) -> Result<Self> {
         let mut writes = Vec::new();
         for segment in segments {
+            if segment.visible == 0 {
+                bail!("rows that see nothing");
+            }
             writes.extend_from_slice(pool.get(segment.slot)?.places(segment.window.clone())?);
         }
         let writes = upload.indices(writes);

@@ -37,7 +37,7 @@ impl GroupPlan {
         for strip in strips {
             let seen = pool.get(segments[strip.segment].slot)?.places(0..strip.visible)?;
             // Padding is a place that the strip sees anyhow: whatever other slots hold, it cannot spoil a sum as 0 * NaN.
-            let padding = seen.first().copied().unwrap_or(0);
+            let padding = seen[0];
             places.extend_from_slice(seen);
             places.extend(std::iter::repeat_n(padding, visible - seen.len()));
         }

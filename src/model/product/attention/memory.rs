@@ -44,14 +44,14 @@ impl KeyValues {
     /// There is no memory for them.
     pub fn reserve(heads: usize, width: usize, canvas: usize) -> Result<Self> {
         let tile = Kernel::of_this_processor().short_tile();
-        let zeros = |count: Option<usize>| {
+        let zeros = |count: usize| {
             let mut memory = room(count)?;
-            memory.resize(count.unwrap_or(0), 0.0);
+            memory.resize(count, 0.0);
             Ok::<_, candle_core::Error>(memory)
         };
-        let sized = |positions: usize, components: usize| {
-            positions.checked_mul(components).and_then(|count| count.checked_mul(heads))
-        };
+        // More than can be counted is more than there is.
+        let sized =
+            |positions: usize, components: usize| positions.saturating_mul(components).saturating_mul(heads);
         let keys = zeros(sized(canvas.div_ceil(tile) * tile, width))?;
         let values = zeros(sized(canvas, width.div_ceil(tile) * tile))?;
         Ok(Self { sizes: Sizes { heads, width, canvas, tile }, keys, values })
@@ -76,7 +76,7 @@ impl KeyValues {
             bail!("{positions} positions from {start} on are not within a canvas of {canvas}");
         }
         let (of_keys, of_values) = self.sizes.of_head();
-        let count = Some(positions * heads * width);
+        let count = positions * heads * width;
         let mut found = (room(count)?, room(count)?);
         for position in start..start + positions {
             for head in 0..heads {
@@ -92,12 +92,12 @@ impl KeyValues {
     }
 }
 
-/// Memory for so many values and no more; `None`: more than can be counted.
-fn room(count: Option<usize>) -> Result<Vec<f32>> {
+/// Memory for so many values and no more.
+fn room(count: usize) -> Result<Vec<f32>> {
     let mut memory = Vec::new();
-    match count {
-        Some(count) if memory.try_reserve_exact(count).is_ok() => Ok(memory),
-        _ => bail!("no memory for K/V"),
+    match memory.try_reserve_exact(count) {
+        Ok(()) => Ok(memory),
+        Err(_) => bail!("no memory for K/V"),
     }
 }
 
